@@ -1,0 +1,1 @@
+"""From files to batches: sources, formats, templates, the token store, packing, order."""

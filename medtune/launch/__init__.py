@@ -1,0 +1,1 @@
+"""The launcher's side: run folders, worker processes, sweeps."""

@@ -1,0 +1,1 @@
+"""Loading, native architectures, attention masks, adapters and quantisation."""

@@ -1,0 +1,1 @@
+"""What every layer stands on: errors, logging, the run record, hardware."""

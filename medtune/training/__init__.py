@@ -1,0 +1,1 @@
+"""LightningModules, the exact loss, strategies, callbacks and checkpoints."""
