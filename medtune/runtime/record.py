@@ -1,0 +1,160 @@
+"""The run folder: where everything about a run lies, and how files get there whole."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Names of the files of one run; DESIGN's RUN_DIR."""
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        """The settled configuration, all keys, plain YAML."""
+        return self.path / "config.yaml"
+
+    @property
+    def overrides_file(self) -> Path:
+        """What the user typed."""
+        return self.path / "overrides.yaml"
+
+    @property
+    def environment_file(self) -> Path:
+        """Commit, versions, hardware."""
+        return self.path / "environment.json"
+
+    @property
+    def data_report_file(self) -> Path:
+        """The ledger of the data."""
+        return self.path / "data_report.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        """One JSON object per logged step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def scores_file(self) -> Path:
+        """Scores per split, system and task."""
+        return self.path / "scores.json"
+
+    @property
+    def result_file(self) -> Path:
+        """What a sweep reads: status, losses, score."""
+        return self.path / "result.json"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of ``rank-N.log`` and ``error-N.json``."""
+        return self.path / "logs"
+
+    @property
+    def plots(self) -> Path:
+        """Folder of pictures."""
+        return self.path / "plots"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of what a run resumes from."""
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """The final weights as a Hugging Face folder."""
+        return self.path / "model"
+
+    @property
+    def predictions(self) -> Path:
+        """Folder of predictions files."""
+        return self.path / "predictions"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes ``text`` so that a reader finds the old file or the whole new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise disk_error(path, error) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes ``value`` as readable JSON, atomically; see :func:`write_text`."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        ValueError: The file does not parse; the message names it, line and column.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{error.lineno}: not JSON: {error.msg} (column {error.colno})") from error
+
+
+def merge_json(path: Path, more: Mapping[str, Any]) -> None:
+    """Updates the top-level keys of a JSON object on disk, creating it when it is not there."""
+    before = read_json(path) if path.exists() else {}
+    write_json(path, {**before, **more})
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yields a folder aside that becomes ``path`` when the block ends well, and is removed when not.
+
+    What was at ``path`` stays until the new one is whole.
+
+    Raises:
+        ValueError: The disk is full or the place cannot be written; says how much space is free.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir()
+        yield aside
+        replace_folder(aside, path)
+    except OSError as error:
+        raise disk_error(path, error) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def replace_folder(new: Path, path: Path) -> None:
+    """Puts the folder ``new`` in the place of ``path``; the old one goes only once the new one stands."""
+    for file in new.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    if path.exists():
+        path.replace(old)
+    new.replace(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def disk_error(path: Path, error: OSError) -> ValueError:
+    """The message for a write that failed: which file, why, and how much space is left."""
+    place = next(parent for parent in [path, *path.parents] if parent.exists())
+    free = shutil.disk_usage(place).free / 2**20
+    return ValueError(
+        f"cannot write {path}: {error.strerror or error} ({free:.0f} MiB free); what was there before is untouched. "
+        "Free some space or choose another place with run_dir=DIR (data.cache_dir=DIR for tokenised data)"
+    )
