@@ -89,7 +89,7 @@ class Template:
         """:meth:`segments` without a final EOS, which would end a document that is to be continued."""
         *pieces, last = self.segments(turns)
         yield from pieces
-        if last.content != self.eos_id or turns[-1].role == "prompt":
+        if last.content != self.eos_id:
             yield last
 
 
