@@ -1,0 +1,440 @@
+"""Baichuan-1 and -2, 7B and 13B, written against transformers 5 without remote code.
+
+One file covers four published networks. They share a pre-norm decoder with a fused ``W_pack``
+projection and differ in two points, both read from ``config.json``:
+
+* positions: rotary where ``max_position_embeddings`` is given (7B), else ALiBi (13B);
+* output head: ``norm_head`` (Baichuan-2) projects on the unit vectors of the head's rows.
+
+Nothing here is a buffer: slopes and rotary angles are computed once per forward, because a model that
+is built on the meta device loses every non-persistent buffer when its weights are loaded.
+
+Shapes: B batch, T new tokens, K cached and new tokens, H heads, D head size, C hidden, V vocabulary.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.utils import can_return_tuple
+
+BAICHUAN2_VOCAB_SIZE = 125696
+ROPE_THETA = 10000.0
+
+Rotary = tuple[Tensor, Tensor]
+
+
+class BaichuanConfig(PreTrainedConfig):  # type: ignore[misc]
+    """What the hub's ``config.json`` of the four Baichuan models holds.
+
+    ``norm_head`` is our own key. None derives it as the published models allow: true for Baichuan-2's
+    vocabulary, or where ``z_loss_weight``, a key of Baichuan-2 alone, is given. It is written out by
+    ``save_pretrained``, so that a resized vocabulary does not lose it.
+    """
+
+    model_type = "baichuan"
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012
+
+    vocab_size: int = 64000
+    hidden_size: int = 5120
+    intermediate_size: int = 13696
+    num_hidden_layers: int = 40
+    num_attention_heads: int = 40
+    hidden_act: str = "silu"
+    max_position_embeddings: int | None = None
+    model_max_length: int | None = None
+    initializer_range: float = 0.02
+    rms_norm_eps: float = 1e-6
+    use_cache: bool = True
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = 1
+    eos_token_id: int | list[int] | None = 2
+    tie_word_embeddings: bool = False
+    norm_head: bool | None = None
+    z_loss_weight: float | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Derives ``norm_head`` and refuses what no Baichuan model has."""
+        # The hub holds false or [false] here; the original code read the latter as true.
+        kwargs.pop("gradient_checkpointing", None)
+        if self.norm_head is None:
+            self.norm_head = self.vocab_size == BAICHUAN2_VOCAB_SIZE or self.z_loss_weight is not None
+        if self.hidden_act != "silu":
+            raise ValueError(f"hidden_act={self.hidden_act!r}: Baichuan's feed-forward layer is 'silu' only")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
+                f"({self.num_attention_heads})"
+            )
+        super().__post_init__(**kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As on the hub: a key that a layout does not have is absent, not null."""
+        optional = ("max_position_embeddings", "model_max_length", "z_loss_weight")
+        return {k: v for k, v in super().to_dict().items() if v is not None or k not in optional}
+
+    @property
+    def uses_rotary_positions(self) -> bool:
+        """Whether this is the 7B layout; the 13B layout has ALiBi."""
+        return self.max_position_embeddings is not None
+
+
+def alibi_slopes(num_heads: int) -> Tensor:
+    """Slopes of ALiBi (arXiv:2108.12409), fp32 [H].
+
+    For a head count that is no power of two, every other slope of the next power is appended, not sorted in.
+    """
+    power = 1 << (num_heads.bit_length() - 1)
+
+    def geometric(n: int) -> list[float]:
+        return [2.0 ** (-8.0 * (i + 1) / n) for i in range(n)]
+
+    return torch.tensor(geometric(power) + geometric(2 * power)[0::2][: num_heads - power])
+
+
+def rotary_angles(position_ids: Tensor, head_size: int) -> Rotary:
+    """Cosine and sine of the rotation (arXiv:2104.09864), fp32 [B, 1, T, D], in the half-and-half layout."""
+    exponents = torch.arange(0, head_size, 2, device=position_ids.device, dtype=torch.float32) / head_size
+    angles = position_ids[:, None, :, None].float() * ROPE_THETA**-exponents
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turns the halves of each head by the angles of its position; the products are fp32."""
+    first, second = x.chunk(2, dim=-1)
+    return (x * cos + torch.cat((-second, first), dim=-1) * sin).to(x.dtype)
+
+
+def allowed_pairs(attention_mask: Tensor | None, query_length: int, past: int, device: torch.device) -> Tensor:
+    """Which key each query may see: bool [1 or B, 1, T, K], causal by column.
+
+    Args:
+        attention_mask: None; a 2-D padding mask over all K columns; or a finished 4-D mask, bool (true: may
+            see) or float (0: may see), which then is the whole answer.
+        query_length: T.
+        past: Cached columns left of the first query.
+        device: Where to build it.
+
+    Raises:
+        ValueError: The mask does not cover the K columns.
+    """
+    if attention_mask is not None and attention_mask.dim() == 4:
+        return attention_mask if attention_mask.dtype == torch.bool else attention_mask == 0
+    columns = torch.arange(past + query_length, device=device)
+    queries = columns[past:, None]
+    causal = (columns <= queries)[None, None]
+    if attention_mask is None:
+        return causal
+    if attention_mask.shape[-1] != columns.numel():
+        raise ValueError(f"attention_mask has {attention_mask.shape[-1]} columns, not {columns.numel()} (past + new)")
+    # A padding query sees itself, so that no row of the softmax is empty.
+    return causal & (attention_mask[:, None, None, :].bool() | (columns == queries))
+
+
+def alibi_mask(allowed: Tensor, num_heads: int, dtype: torch.dtype) -> Tensor:
+    """ALiBi and the allowed pairs as one additive mask [1 or B, H, T, K], shared by all layers.
+
+    The bias is slope * (j - i) over columns j and i. Left padding, packed documents and the cache all
+    keep that difference, so positions are not needed. It is taken in fp32 and rounded once: slope * j in
+    bf16 would be off by 15 at 4096 tokens.
+    """
+    query_length, num_columns = allowed.shape[-2:]
+    columns = torch.arange(num_columns, device=allowed.device, dtype=torch.float32)
+    distance = columns - columns[num_columns - query_length :, None]
+    slopes = alibi_slopes(num_heads).to(allowed.device)[:, None, None]
+    bias = torch.empty((num_heads, query_length, num_columns), device=allowed.device, dtype=dtype)
+    torch.mul(distance, slopes, out=bias)
+    return torch.where(allowed, bias, torch.finfo(dtype).min)
+
+
+def product_dtype(hidden: Tensor) -> torch.dtype:
+    """Type of the attention products: autocast's where it is on, so that no layer converts the mask again."""
+    device_type = hidden.device.type
+    return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else hidden.dtype
+
+
+def eager_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention in plain products, softmax in fp32; ``mask`` is additive, or None for one query over all keys."""
+    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+    if mask is not None:
+        scores = scores + mask
+    return scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype) @ value
+
+
+def sdpa_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention by torch's kernels; without a mask it is causal, or one query over all keys."""
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=mask is None and query.shape[-2] > 1
+    )
+
+
+ATTENTION: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]] = {
+    "eager": eager_attention,
+    "sdpa": sdpa_attention,
+}
+
+
+class BaichuanRMSNorm(nn.Module):
+    """Root mean square norm (arXiv:1910.07467). The name makes transformers initialise it to ones."""
+
+    def __init__(self, hidden_size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden_size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape and type as ``x``."""
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class BaichuanAttention(nn.Module):
+    """Multi-head attention whose query, key and value rows lie in one matrix, in that order."""
+
+    def __init__(self, config: BaichuanConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.num_heads = config.num_attention_heads
+        self.W_pack = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor, mask: Tensor | None, rotary: Rotary | None, cache: Cache | None) -> Tensor:
+        """[B, T, C] to [B, T, C]."""
+        batch, length, hidden = x.shape
+        packed = self.W_pack(x).view(batch, length, 3, self.num_heads, hidden // self.num_heads)
+        query, key, value = packed.permute(2, 0, 3, 1, 4).unbind(0)
+        if rotary is not None:
+            query, key = rotate(query, *rotary), rotate(key, *rotary)
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_idx)
+        attended = ATTENTION[self.config._attn_implementation](query, key, value, mask)
+        projected: Tensor = self.o_proj(attended.transpose(1, 2).reshape(batch, length, hidden))
+        return projected
+
+
+class BaichuanMLP(nn.Module):
+    """Gated feed-forward layer (arXiv:2002.05202)."""
+
+    def __init__(self, config: BaichuanConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, C] to [B, T, C]."""
+        projected: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return projected
+
+
+class BaichuanDecoderLayer(GradientCheckpointingLayer):  # type: ignore[misc]
+    """Attention and feed-forward, each behind a norm and added to the stream."""
+
+    def __init__(self, config: BaichuanConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.self_attn = BaichuanAttention(config, layer_idx)
+        self.mlp = BaichuanMLP(config)
+        self.input_layernorm = BaichuanRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = BaichuanRMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        rotary: Rotary | None,
+        past_key_values: Cache | None = None,
+    ) -> Tensor:
+        """[B, T, C] to [B, T, C]. The cache goes by keyword: checkpointing looks for it there."""
+        x = x + self.self_attn(self.input_layernorm(x), mask, rotary, past_key_values)
+        layer_output: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return layer_output
+
+
+class NormHead(nn.Linear):
+    """Projects on the unit vectors of its rows, and never writes them back.
+
+    The original overwrites the weight with its unit rows at the first evaluation, which changes the size
+    of later gradients. As a subclass of Linear it is found by peft and left alone by quantisation.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., C] to [..., V]."""
+        return F.linear(x, F.normalize(self.weight))
+
+
+class BaichuanPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
+    """What transformers must know to load, shard and checkpoint the network."""
+
+    config: BaichuanConfig
+    config_class = BaichuanConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["BaichuanDecoderLayer"]  # noqa: RUF012
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    # The hub's 7B files hold the rotary frequencies, which follow from the head size.
+    _keys_to_ignore_on_load_unexpected = [r"rotary_emb\.inv_freq"]  # noqa: RUF012
+    _supports_sdpa = True
+
+
+class BaichuanModel(BaichuanPreTrainedModel):
+    """The decoder without its head."""
+
+    def __init__(self, config: BaichuanConfig) -> None:
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.layers = nn.ModuleList(BaichuanDecoderLayer(config, i) for i in range(config.num_hidden_layers))
+        self.norm = BaichuanRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """Hidden states [B, T, C] after the last norm.
+
+        Args:
+            input_ids: [B, T]; or give ``inputs_embeds``.
+            attention_mask: See :func:`allowed_pairs`. A 4-D mask keeps packed documents apart.
+            position_ids: [B, T], for rotary positions only. None counts the columns.
+            past_key_values: Filled in place.
+            inputs_embeds: [B, T, C].
+            use_cache: None follows the configuration.
+            output_hidden_states: Also return the input of each layer and the last output.
+            **kwargs: What transformers hands to every model and this one has no use for.
+
+        Raises:
+            ValueError: Both or neither of ``input_ids`` and ``inputs_embeds``; attention weights asked for.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give either input_ids or inputs_embeds")
+        if kwargs.get("output_attentions"):
+            raise ValueError("output_attentions=True: the attention weights are not kept; compute them outside")
+        x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        use_cache = self.config.use_cache if use_cache is None else use_cache
+        if self.gradient_checkpointing and self.training:
+            use_cache, past_key_values = False, None
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        mask, rotary = self._positions(x, attention_mask, position_ids, past_key_values)
+        states = [x]
+        for layer in self.layers:
+            x = layer(x, mask, rotary, past_key_values=past_key_values)
+            if output_hidden_states:
+                states.append(x)
+        x = self.norm(x)
+        return BaseModelOutputWithPast(
+            last_hidden_state=x,
+            past_key_values=past_key_values,
+            hidden_states=(*states[:-1], x) if output_hidden_states else None,
+        )
+
+    def _positions(
+        self, x: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, cache: Cache | None
+    ) -> tuple[Tensor | None, Rotary | None]:
+        """The mask and the angles that all layers share."""
+        length, past = x.shape[1], cache.get_seq_length() if cache is not None else 0
+        dtype, eager = product_dtype(x), self.config._attn_implementation == "eager"
+        if not self.config.uses_rotary_positions:
+            allowed = allowed_pairs(attention_mask, length, past, x.device)
+            return alibi_mask(allowed, self.config.num_attention_heads, dtype), None
+        if position_ids is None:
+            position_ids = torch.arange(past, past + length, device=x.device)[None]
+        rotary = rotary_angles(position_ids, self.config.hidden_size // self.config.num_attention_heads)
+        if attention_mask is None and (length == 1 or (past == 0 and not eager)):
+            return None, rotary
+        allowed = allowed_pairs(attention_mask, length, past, x.device)
+        if eager:
+            zero = torch.zeros((), dtype=dtype, device=x.device)
+            return torch.where(allowed, zero, torch.finfo(dtype).min), rotary
+        return allowed, rotary
+
+
+def kept_positions(hidden: Tensor, logits_to_keep: int | Tensor) -> Tensor:
+    """The positions that the head projects.
+
+    An int keeps the last ones (0: all), a 1-D tensor those columns, a 2-D int tensor columns per row; a
+    2-D bool tensor [B, T] flattens to [kept, C].
+    """
+    if isinstance(logits_to_keep, int):
+        return hidden[:, -logits_to_keep:] if logits_to_keep else hidden
+    if logits_to_keep.dim() == 1:
+        return hidden[:, logits_to_keep]
+    if logits_to_keep.dtype == torch.bool:
+        return hidden[logits_to_keep]
+    return hidden.take_along_dim(logits_to_keep[..., None], dim=1)
+
+
+class BaichuanForCausalLM(BaichuanPreTrainedModel, GenerationMixin):  # type: ignore[misc]
+    """The decoder with its head."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+
+    def __init__(self, config: BaichuanConfig) -> None:
+        super().__init__(config)
+        self.model = BaichuanModel(config)
+        head = NormHead if config.norm_head else nn.Linear
+        self.lm_head = head(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple  # type: ignore[untyped-decorator]
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits, and the mean loss over ``labels`` (unshifted, -100 left out) where given.
+
+        Arguments are those of :meth:`BaichuanModel.forward` and :func:`kept_positions`.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        logits = self.lm_head(kept_positions(outputs.last_hidden_state, logits_to_keep))
+        return CausalLMOutputWithPast(
+            loss=None if labels is None else self._loss(logits, labels, **kwargs),
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+        )
+
+    def _loss(self, logits: Tensor, labels: Tensor, **kwargs: Any) -> Tensor:
+        loss: Tensor = self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **kwargs)
+        if self.config.z_loss_weight:
+            # As the original has it: the largest logit, not the log of the sum, over all positions.
+            loss = loss + self.config.z_loss_weight * logits.max(dim=-1).values.square().mean()
+        return loss
+
+    def _get_resized_lm_head(self, old_lm_head: nn.Linear, *args: Any, **kwargs: Any) -> nn.Linear:
+        """Keeps the head's class; transformers would put a plain Linear in its place."""
+        resized: nn.Linear = super()._get_resized_lm_head(old_lm_head, *args, **kwargs)
+        if isinstance(old_lm_head, NormHead):
+            resized.__class__ = NormHead
+        return resized

@@ -1,0 +1,23 @@
+"""Which model families keep packed documents apart. Imports nothing, so that the launcher may ask."""
+
+SAFE_FAMILIES = ("baichuan", "llama", "mistral", "qwen2", "qwen3")
+"""Families that take a 4-D mask as the whole answer; ``tests/numerics/test_packing_leaks.py`` holds each."""
+
+KNOWN_LEAKS = {
+    "bloom": "its ALiBi is built from a 2-D mask, through which packed documents see each other",
+    "mpt": "it takes a 2-D mask only, through which packed documents see each other",
+}
+
+
+def packing_refusal(model_type: str) -> str | None:
+    """Why ``model_type`` must not be trained on packed rows; None where it may.
+
+    A family that nobody has tested is refused: a leak is silent, an unpacked run is only slower.
+    """
+    if model_type in SAFE_FAMILIES:
+        return None
+    reason = KNOWN_LEAKS.get(model_type, "nobody has shown that it keeps packed documents apart")
+    return (
+        f"model_type={model_type} cannot train on packed rows: {reason}; set data.packing=none "
+        f"(packing is safe for {', '.join(SAFE_FAMILIES)})"
+    )
