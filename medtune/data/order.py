@@ -44,16 +44,28 @@ class StepSampler:
     loss (DESIGN, promise 1) needs no communication and survives worker processes.
 
     Lightning's DeepSpeed strategy reads ``batch_size``.
+
+    Args:
+        learned: Learned tokens of every row of the split.
+        rows: The rows to show, ``plan.num_rows`` of them.
+        plan: How they make steps.
+        global_rank: This rank.
+        shuffle_seed: Seed of the epochs' orders; None keeps the order of ``rows``.
     """
 
     def __init__(
-        self, learned: NDArray[np.int64], plan: StepPlan, global_rank: int, seed: int, *, shuffle: bool
+        self,
+        learned: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        plan: StepPlan,
+        global_rank: int,
+        shuffle_seed: int | None,
     ) -> None:
         self.learned = learned
+        self.rows = rows
         self.plan = plan
         self.global_rank = global_rank
-        self.seed = seed
-        self.shuffle = shuffle
+        self.shuffle_seed = shuffle_seed
         self.batch_size = plan.micro_batch_size
         self.epoch = 0
         self._first_step = 0
@@ -71,10 +83,9 @@ class StepSampler:
 
     def order(self) -> NDArray[np.int64]:
         """Rows of the current epoch, filled to whole steps, shape [steps, rows_per_step]."""
-        plan = self.plan
-        rows = np.arange(plan.num_rows)
-        if self.shuffle:
-            rows = np.random.default_rng([self.seed, self.epoch]).permutation(plan.num_rows)
+        plan, rows = self.plan, self.rows
+        if self.shuffle_seed is not None:
+            rows = np.random.default_rng([self.shuffle_seed, self.epoch]).permutation(rows)
         missing = plan.steps_per_epoch * plan.rows_per_step - plan.num_rows
         return np.concatenate([rows, np.full(missing, NO_ROW)]).reshape(-1, plan.rows_per_step)
 

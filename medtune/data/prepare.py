@@ -1,9 +1,11 @@
 """Tokenising a split once: the cache in front of :mod:`medtune.data.store`."""
 
+import fcntl
 import hashlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -38,12 +40,22 @@ def prepare_split(
     key = store_key(path, data, template, tokenizer)
     cache = Path(data.cache_dir or PROJECT / "data" / "cache")
     folder = cache / key.digest
-    if is_whole(folder):
-        log.info("data: %s of %s read from the cache (%s)", split, data.name, key.digest)
-        return TokenStore(folder)
-    log.info("data: tokenising %s of %s: %s", split, data.name, why_missing(cache, key))
-    write_store(folder, key, encode_file(path, data, Template(template, tokenizer)))
+    with only_one_process(cache / f"{key.digest}.lock"):
+        if is_whole(folder):
+            log.info("data: %s of %s read from the cache (%s)", split, data.name, key.digest)
+        else:
+            log.info("data: tokenising %s of %s: %s", split, data.name, why_missing(cache, key))
+            write_store(folder, key, encode_file(path, data, Template(template, tokenizer)))
     return TokenStore(folder)
+
+
+@contextmanager
+def only_one_process(lock: Path) -> Iterator[None]:
+    """Holds a file lock; the kernel lets go of it when its holder dies, however it dies."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def store_key(
