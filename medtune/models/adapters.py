@@ -1,0 +1,85 @@
+"""Low-rank adapters (arXiv:2106.09685) through peft: adding, loading, merging."""
+
+import logging
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel
+
+from medtune.config.schema import Config
+from medtune.runtime.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+ALL_LINEAR = "all-linear"  # peft's name for every linear layer but the output head
+
+
+def add_adapter(model: PreTrainedModel, config: Config) -> PeftModel:
+    """Wraps ``model``: a fresh adapter that changes nothing yet, and a frozen base.
+
+    Raises:
+        ConfigError: A target module that the network does not have.
+    """
+    settings = LoraConfig(
+        r=config.adapter.rank,
+        lora_alpha=config.adapter.alpha,
+        lora_dropout=config.adapter.dropout,
+        target_modules=target_modules(model, config),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    # Seeded apart, so that every rank draws the same adapter and no other random stream moves.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        wrapped = get_peft_model(model, settings)
+    log_trainable_share(wrapped)
+    return wrapped
+
+
+def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool) -> PeftModel:
+    """Wraps ``model`` with the adapter that lies in ``folder``."""
+    wrapped = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+    if trainable:
+        log_trainable_share(wrapped)
+    return wrapped
+
+
+def target_modules(model: PreTrainedModel, config: Config) -> list[str] | str:
+    """Names of the modules to adapt: the adapter's, else the family's, else every linear layer but the head.
+
+    Raises:
+        ConfigError: A name without a linear layer; peft skips it silently where another name matches.
+    """
+    key = "adapter.target_modules" if config.adapter.target_modules is not None else "model.lora_targets"
+    targets = config.adapter.target_modules or config.model.lora_targets
+    if not targets:
+        return ALL_LINEAR
+    available = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    unknown = [target for target in targets if target.rpartition(".")[2] not in available]
+    if unknown:
+        raise ConfigError(
+            f"{key} names {', '.join(unknown)}, which {model.config.model_type} does not have; "
+            f"its linear layers are {', '.join(sorted(available))}"
+        )
+    return list(targets)
+
+
+def log_trainable_share(model: PeftModel) -> None:
+    """Logs how many parameters learn."""
+    trainable, total = model.get_nb_trainable_parameters()
+    logger.info("adapter: %s of %s parameters learn (%.2f %%)", f"{trainable:,}", f"{total:,}", 100 * trainable / total)
+
+
+def merge_adapter(model: PeftModel) -> PreTrainedModel:
+    """Folds the adapter into its base and returns the base; ``model`` must not be used afterwards.
+
+    A quantised base is dequantised first. The adapter was trained on those very weights: merged into the
+    unquantised original, or quantised again, the result would be another function.
+    """
+    base = model.get_base_model()
+    if getattr(base, "hf_quantizer", None) is not None:
+        base.dequantize()
+    merged: PreTrainedModel = model.merge_and_unload()
+    return merged

@@ -1,0 +1,154 @@
+"""Finding a model's files on this machine or the hub, and saying what is wrong with them before they load."""
+
+import json
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from medtune.runtime.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
+INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+ADAPTER_FILE = "adapter_config.json"
+
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+SMALL_FILES = ["*.json", "tokenizer.model", "*.txt"]
+SECONDS_TO_REACH_HUB = 10
+
+
+def find_folder(key: str, name: str, revision: str | None = None, weights: bool = True) -> Path:
+    """The folder that ``name`` stands for; a hub id is fetched into the hub's cache.
+
+    Args:
+        key: The setting that holds ``name``, for messages.
+        name: Folder, or ``owner/model`` on the hub.
+        revision: Of the hub id.
+        weights: Fetch the weights too, safetensors where there are any.
+
+    Raises:
+        ConfigError: No such folder, and nothing by that name can be fetched.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise ConfigError(f"{key}={name} is a file; give the folder that holds it")
+    if not HUB_ID.fullmatch(name):
+        raise ConfigError(f"{key}={name}: there is no such folder")
+    fetched = _fetch(key, name, revision, SMALL_FILES)
+    if weights:
+        fetched = _fetch(key, name, revision, [*SMALL_FILES, "*.safetensors"])
+        if not weight_files(fetched):
+            fetched = _fetch(key, name, revision, [*SMALL_FILES, "pytorch_model*.bin"])
+    return fetched
+
+
+def _fetch(key: str, name: str, revision: str | None, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    at = f" at model.revision={revision}" if revision else ""
+    fetch = f"hf download {name}{f' --revision {revision}' if revision else ''} --local-dir FOLDER"
+    try:
+        return Path(
+            snapshot_download(name, revision=revision, allow_patterns=patterns, etag_timeout=SECONDS_TO_REACH_HUB)
+        )
+    except GatedRepoError as error:
+        raise ConfigError(
+            f"{key}={name} is gated: accept its licence on the hub, log in with 'hf auth login', and try again"
+        ) from error
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise ConfigError(f"{key}={name}{at}: there is no such folder here and no such model on the hub") from error
+    except OSError as error:
+        raise ConfigError(
+            f"{key}={name}{at}: there is no such folder here, it is not in the hub's cache, and the hub cannot be "
+            f"reached. Fetch it on a machine with a network ('{fetch}'), copy FOLDER here and set {key}=FOLDER"
+        ) from error
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The weight files that transformers would read, safetensors first; shards by their index, present or not."""
+    for single, index in zip(SINGLE_FILES, INDEX_FILES, strict=True):
+        if (folder / single).is_file():
+            return [folder / single]
+        if (folder / index).is_file():
+            shards = json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values()
+            return [folder / shard for shard in sorted(set(shards))]
+    return []
+
+
+def check_model_folder(key: str, folder: Path) -> None:
+    """Raises ConfigError unless ``folder`` holds a configuration and whole weights."""
+    problems = list(folder_problems(folder))
+    if problems:
+        raise ConfigError([f"{key}={folder}: {problem}" for problem in problems])
+
+
+def folder_problems(folder: Path) -> Iterator[str]:
+    """What keeps ``folder`` from being loaded as a model, judged by names and sizes alone."""
+    if not (folder / "config.json").is_file():
+        yield "this is no model folder: it has no config.json"
+        return
+    files = weight_files(folder)
+    if not files:
+        yield f"the folder has a config.json but no weights; looked for {', '.join(SINGLE_FILES + INDEX_FILES)}"
+    absent = [file.name for file in files if not file.is_file()]
+    if absent:
+        yield (
+            f"the download is incomplete: {len(absent)} of {len(files)} shards are missing "
+            f"({', '.join(absent[:3])}{', ...' if len(absent) > 3 else ''})"
+        )
+    for file in files:
+        if file.is_file() and (problem := file_problem(file)):
+            yield f"{file.name} {problem}"
+
+
+def file_problem(file: Path) -> str | None:
+    """What is wrong with one weight file: a git-lfs pointer, or a safetensors file of the wrong size."""
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        if start == b"version ":
+            return "is a git-lfs pointer, not weights; run 'git lfs pull' in the folder"
+        if file.suffix != ".safetensors":
+            return None if start else "is empty"
+        header_size = int.from_bytes(start, "little")
+        if len(start) < 8 or header_size > file.stat().st_size:
+            return "is cut off or no safetensors file; fetch it again"
+        header: dict[str, Any] = json.loads(stream.read(header_size))
+    header.pop("__metadata__", None)
+    size = 8 + header_size + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
+    found = file.stat().st_size
+    return None if size == found else f"has {found} bytes where its header promises {size}; fetch it again"
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether ``folder`` holds any vocabulary that transformers reads."""
+    return any((folder / name).is_file() for name in TOKENIZER_FILES)
+
+
+def find_weights(weights: str) -> Path:
+    """The model or adapter folder that the setting ``weights`` means: itself, or ``model`` in a run folder.
+
+    Raises:
+        ConfigError: Neither is there.
+    """
+    folder = Path(weights).expanduser()
+    if not folder.is_dir():
+        raise ConfigError(f"weights={weights}: there is no such folder")
+    for candidate in (folder, folder / "model"):
+        if is_adapter(candidate) or (candidate / "config.json").is_file():
+            return candidate
+    raise ConfigError(
+        f"weights={weights} is no model or adapter folder: looked for config.json and {ADAPTER_FILE} in it and in "
+        "its folder 'model'"
+    )
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether ``folder`` holds a peft adapter."""
+    return (folder / ADAPTER_FILE).is_file()
