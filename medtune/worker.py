@@ -55,5 +55,7 @@ def record_failure(folder: RunFolder, global_rank: int, error: Exception) -> Non
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python -m medtune.worker RUN_DIR   (python -m medtune makes the run folder and starts this)")
+        sys.exit(
+            "usage: python -m medtune.worker RUN_DIR   (python -m medtune makes that folder and starts this)"
+        )
     sys.exit(main(sys.argv[1:]))

@@ -30,6 +30,7 @@ class Collator:
         self.lengths = split.rows.lengths
 
     def __call__(self, items: Sequence[tuple[int, int]]) -> dict[str, Any]:
+        """Builds the batch of one micro batch's items."""
         rows = [row for row, _ in items]
         longest = max((int(self.lengths[row]) for row in rows if row != NO_ROW), default=1)
         width = min(-(-longest // MULTIPLE) * MULTIPLE, max(self.split.sequence_length, longest))

@@ -74,7 +74,8 @@ class PackedDataModule(L.LightningDataModule):
             store = prepare_split(config.data, config.template, self.tokenizer, name)
             self.splits[name] = PackedSplit(store, config.data, name, config.objective, config.seed)
         if not int(self.splits[TRAIN].learned.sum()):
-            raise ValueError(f"no token of {config.data.splits[TRAIN]} is learned with objective={config.objective}")
+            file = config.data.splits[TRAIN]
+            raise ValueError(f"no token of {file} is learned with objective={config.objective}")
         entries = {name: ledger_entry(split, config.data.name) for name, split in self.splits.items()}
         log.info("data: %s, packing=%s\n%s", config.data.name, config.data.packing, ledger_text(entries))
         if self.folder and self.global_rank == 0:
@@ -84,7 +85,9 @@ class PackedDataModule(L.LightningDataModule):
     def step_plan(self) -> StepPlan:
         """How the training rows make steps."""
         data = self.config.data
-        return StepPlan(len(self.splits[TRAIN]), data.global_batch_size, data.micro_batch_size, self.world_size)
+        return StepPlan(
+            len(self.splits[TRAIN]), data.global_batch_size, data.micro_batch_size, self.world_size
+        )
 
     def start(self, global_step: int) -> None:
         """Lets the next training loader go on after ``global_step`` optimizer steps."""

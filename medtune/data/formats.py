@@ -95,12 +95,15 @@ def text_of(record: Mapping[str, Any], name: str, key: str, *, may_be_empty: boo
     if name not in record:
         near = difflib.get_close_matches(name, list(record), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"the record has no field {name!r} (see {key}); it has {', '.join(map(repr, record))}{hint}")
+        found = ", ".join(map(repr, record))
+        raise ValueError(f"the record has no field {name!r} (see {key}); it has {found}{hint}")
     value = record[name]
     if not isinstance(value, str):
         raise ValueError(f"field {name!r} must be a string, found {type(value).__name__}: {str(value)[:60]}")
     if any("\ud800" <= character <= "\udfff" for character in value):
-        raise ValueError(f"field {name!r} holds a lone surrogate, which is not text; repair the file's escapes")
+        raise ValueError(
+            f"field {name!r} holds a lone surrogate, which is no text; repair the file's escapes"
+        )
     if not value.strip() and not may_be_empty:
         raise ValueError(f"field {name!r} is empty; remove the record or give it a text")
     return value
@@ -115,5 +118,6 @@ def split_path(data: DataConfig, split: str) -> Path:
     if split not in data.splits:
         near = difflib.get_close_matches(split, list(data.splits), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"data={data.name} has no split {split!r}, only {', '.join(data.splits) or 'none'}{hint}")
+        known = ", ".join(data.splits) or "none"
+        raise ValueError(f"data={data.name} has no split {split!r}, only {known}{hint}")
     return Path(data.dir or ".") / data.splits[split]

@@ -8,6 +8,7 @@ import numpy as np
 from medtune.data.rows import PackedSplit
 
 Entry = Mapping[str, Any]
+COLUMNS = ("documents", "documents_kept", "overlong", "tokens_kept", "learned_tokens")
 
 
 def ledger_entry(split: PackedSplit, source: str) -> dict[str, Any]:
@@ -53,11 +54,12 @@ def ledger_text(entries: Mapping[str, Entry]) -> str:
     body = [
         [
             name,
-            *(f"{entry[key]:,}" for key in ("documents", "documents_kept", "overlong", "tokens_kept", "learned_tokens")),
+            *(f"{entry[key]:,}" for key in COLUMNS),
             f"{entry['rows']:,} x {entry['sequence_length']}",
             f"{100 * (1 - entry['utilisation']):.2f}",
         ]
         for name, entry in entries.items()
     ]
     widths = [max(len(row[column]) for row in [header, *body]) for column in range(len(header))]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in [header, *body])
+    lines = [[cell.rjust(width) for cell, width in zip(row, widths, strict=True)] for row in [header, *body]]
+    return "\n".join("  ".join(line) for line in lines)

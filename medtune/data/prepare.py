@@ -17,7 +17,6 @@ from medtune.data.formats import read_examples, split_path
 from medtune.data.sources import open_bytes
 from medtune.data.store import META, StoreKey, TokenStore, is_whole, write_store
 from medtune.data.templates import Encoded, Template
-from medtune.models.tokenizers import tokenizer_fingerprint
 from medtune.runtime.hardware import PROJECT
 from medtune.runtime.progress import progress
 from medtune.runtime.record import read_json
@@ -81,6 +80,18 @@ def file_digest(path: Path) -> str:
         pass
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 of what a tokenizer is: its whole backend, or its vocabulary where it has none to show."""
+    if tokenizer.is_fast:
+        definition = tokenizer.backend_tokenizer.to_str().encode()
+    elif hasattr(tokenizer, "sp_model"):
+        definition = tokenizer.sp_model.serialized_model_proto()
+    else:
+        definition = json.dumps(tokenizer.get_vocab(), sort_keys=True).encode()
+    special = json.dumps(tokenizer.special_tokens_map, sort_keys=True, default=str).encode()
+    return hashlib.sha256(definition + type(tokenizer).__name__.encode() + special).hexdigest()
 
 
 def why_missing(cache: Path, key: StoreKey) -> str:

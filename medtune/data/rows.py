@@ -1,4 +1,4 @@
-"""A split as rows that can be learned: overlong examples settled, documents packed, learned tokens counted."""
+"""A split as rows to learn: overlong examples settled, documents packed, learned tokens counted."""
 
 import logging
 from collections.abc import Sequence
@@ -47,7 +47,9 @@ class PackedSplit:
             self.pieces.document, self.pieces.start, self.pieces.end, data.sequence_length, data.packing, seed
         )
         if not len(self.rows):
-            raise ValueError(f"split {split!r} of data={data.name} has no examples left (data.overlong={data.overlong})")
+            raise ValueError(
+                f"split {split!r} of data={data.name} has no examples left with data.overlong={data.overlong}"
+            )
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -111,7 +113,7 @@ def settle_lengths(store: TokenStore, data: DataConfig, split: str) -> Pieces:
         return Pieces(kept, np.zeros_like(kept), lengths[kept], overlong=len(long), dropped=len(long))
     if data.overlong == "split":
         return split_long(lengths, data.sequence_length, len(long))
-    log.warning("data: %d overlong prompts of %s are cut from the left (data.overlong=truncate)", len(long), split)
+    log.warning("data: %d prompts of %s are cut from the left (data.overlong=truncate)", len(long), split)
     start = truncated_starts(store, data, split, long)
     return Pieces(everything.document, start, everything.end, overlong=len(long), truncated=len(long))
 
@@ -124,8 +126,8 @@ def overlong_message(store: TokenStore, data: DataConfig, split: str, long: Ints
         f"{len(long)} of {len(store)} examples in {data.splits[split]} are longer than "
         f"data.sequence_length={data.sequence_length} (the longest, line {int(store.lines[worst])}, has "
         f"{int(lengths.max())} tokens; half of them have at most {int(np.median(lengths))}). Raise "
-        "data.sequence_length, or choose data.overlong=drop, data.overlong=truncate (cuts prompts from the left, "
-        "keeps responses whole) or, for texts, data.overlong=split"
+        "data.sequence_length, or choose data.overlong=drop, data.overlong=truncate (cuts prompts from the "
+        "left, keeps responses whole) or, for texts, data.overlong=split"
     )
 
 
@@ -143,8 +145,8 @@ def truncated_starts(store: TokenStore, data: DataConfig, split: str, long: Ints
             response = int(store.lengths[index]) - int(spans[0, 0])
             raise ValueError(
                 f"{data.splits[split]}:{int(store.lines[index])}: the response has {response} tokens but "
-                f"data.sequence_length is {data.sequence_length}, which must hold it and one token of the prompt; "
-                "raise it, or drop such examples with data.overlong=drop"
+                f"data.sequence_length is {data.sequence_length}, which must hold it and a token of the "
+                "prompt; raise it, or drop such examples with data.overlong=drop"
             )
     return start
 
@@ -168,7 +170,8 @@ def learned_of_pieces(store: TokenStore, rows: Rows, objective: str) -> Ints:
     counts = whole[rows.document]
     cut = np.flatnonzero((rows.start > 0) | (rows.end < store.lengths[rows.document]))
     for piece in cut.tolist():
-        counts[piece] = overlap(store.spans(int(rows.document[piece])), int(rows.start[piece]) + 1, int(rows.end[piece]))
+        spans = store.spans(int(rows.document[piece]))
+        counts[piece] = overlap(spans, int(rows.start[piece]) + 1, int(rows.end[piece]))
     return counts
 
 

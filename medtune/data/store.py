@@ -15,13 +15,8 @@ from numpy.typing import NDArray
 from medtune.data.templates import Encoded
 from medtune.runtime.record import read_json, whole_folder, write_json
 
-SCHEMA = pa.schema(
-    [
-        pa.field("input_ids", pa.large_list(pa.field("item", pa.int32(), nullable=False))),
-        pa.field("spans", pa.large_list(pa.field("item", pa.int32(), nullable=False))),
-        pa.field("line", pa.int64()),
-    ]
-)
+INTEGERS = pa.large_list(pa.field("item", pa.int32(), nullable=False))
+SCHEMA = pa.schema([("input_ids", INTEGERS), ("spans", INTEGERS), ("line", pa.int64())])
 TOKENS = "tokens.arrow"
 META = "meta.json"
 
@@ -104,7 +99,9 @@ def column_views(batch: pa.RecordBatch, name: str) -> tuple[NDArray[Any], NDArra
     return column.values.to_numpy(), column.offsets.to_numpy()
 
 
-def write_store(path: Path, key: StoreKey, batches: Iterable[tuple[Sequence[Encoded], Sequence[int]]]) -> None:
+def write_store(
+    path: Path, key: StoreKey, batches: Iterable[tuple[Sequence[Encoded], Sequence[int]]]
+) -> None:
     """Writes a store whole or not at all.
 
     Args:
@@ -138,7 +135,7 @@ def list_column(rows: Sequence[Sequence[int]]) -> pa.Array:
     offsets = np.zeros(len(rows) + 1, dtype=np.int64)
     np.cumsum([len(row) for row in rows], out=offsets[1:])
     values = np.fromiter((item for row in rows for item in row), dtype=np.int32, count=int(offsets[-1]))
-    return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values), type=SCHEMA.field("input_ids").type)
+    return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values), type=INTEGERS)
 
 
 def is_whole(folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""From an example to token ids and the spans that are learned: one object for training, generation and chat."""
+"""From an example to token ids and learned spans: one object for training, generation and chat."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -38,7 +38,9 @@ class Template:
 
     def __init__(self, config: TemplateConfig, tokenizer: PreTrainedTokenizerBase) -> None:
         if PROMPT_SLOT not in config.prompt:
-            raise ValueError(f"template.prompt={config.prompt!r} has no {PROMPT_SLOT}, so the prompt would be lost")
+            raise ValueError(
+                f"template.prompt={config.prompt!r} has no {PROMPT_SLOT}: the prompt would be lost"
+            )
         self.config = config
         self.tokenizer = tokenizer
         self.bos_id = control_id(tokenizer, "bos") if config.bos else None
@@ -51,7 +53,8 @@ class Template:
         for index, turn in enumerate(turns):
             if turn.role == "prompt":
                 before = self.config.separator if index else ""
-                yield Segment(before + self.config.prompt.replace(PROMPT_SLOT, turn.text), learned=turn.learned)
+                text = self.config.prompt.replace(PROMPT_SLOT, turn.text)
+                yield Segment(before + text, learned=turn.learned)
             else:
                 yield Segment(turn.text, learned=turn.learned)
                 if self.eos_id is not None:
@@ -71,11 +74,9 @@ class Template:
             prompt: The user's text.
             history: Earlier (prompt, response) turns of the conversation.
         """
-        turns = [
-            turn
-            for past_prompt, response in history
-            for turn in (Turn("prompt", past_prompt, learned=False), Turn("response", response, learned=False))
-        ]
+        turns: list[Turn] = []
+        for past_prompt, response in history:
+            turns += Turn("prompt", past_prompt, learned=False), Turn("response", response, learned=False)
         return self.prompts_ids([(*turns, Turn("prompt", prompt, learned=False))])[0]
 
     def prompts_ids(self, conversations: Sequence[Sequence[Turn]]) -> list[list[int]]:

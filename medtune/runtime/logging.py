@@ -29,7 +29,7 @@ def set_up_logging(folder: RunFolder, global_rank: int) -> None:
     if global_rank == 0:
         to_console = logging.StreamHandler(sys.stderr)
         to_console.setFormatter(logging.Formatter("%(message)s"))
-        to_console.addFilter(lambda record: record.name.startswith("medtune") or record.levelno >= logging.ERROR)
+        to_console.addFilter(lambda entry: entry.name.startswith("medtune") or entry.levelno >= logging.ERROR)
         root.addHandler(to_console)
     logging.captureWarnings(True)
     warnings.simplefilter("default")

@@ -155,6 +155,6 @@ def disk_error(path: Path, error: OSError) -> ValueError:
     place = next(parent for parent in [path, *path.parents] if parent.exists())
     free = shutil.disk_usage(place).free / 2**20
     return ValueError(
-        f"cannot write {path}: {error.strerror or error} ({free:.0f} MiB free); what was there before is untouched. "
-        "Free some space or choose another place with run_dir=DIR (data.cache_dir=DIR for tokenised data)"
+        f"cannot write {path}: {error.strerror or error} ({free:.0f} MiB free); what was there before is "
+        "untouched. Free some space or choose another place with run_dir=DIR (tokens: data.cache_dir=DIR)"
     )
