@@ -24,7 +24,7 @@ def add_adapter(model: PreTrainedModel, config: Config) -> PeftModel:
     """
     settings = LoraConfig(
         r=config.adapter.rank,
-        lora_alpha=config.adapter.alpha,
+        lora_alpha=config.adapter.alpha,  # type: ignore[arg-type]  # declared int, used as a number
         lora_dropout=config.adapter.dropout,
         target_modules=target_modules(model, config),
         bias="none",
@@ -56,7 +56,8 @@ def target_modules(model: PreTrainedModel, config: Config) -> list[str] | str:
     targets = config.adapter.target_modules or config.model.lora_targets
     if not targets:
         return ALL_LINEAR
-    available = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    linear = (name for name, module in model.named_modules() if isinstance(module, nn.Linear))
+    available = {name.rpartition(".")[2] for name in linear}
     unknown = [target for target in targets if target.rpartition(".")[2] not in available]
     if unknown:
         raise ConfigError(
@@ -69,7 +70,8 @@ def target_modules(model: PreTrainedModel, config: Config) -> list[str] | str:
 def log_trainable_share(model: PeftModel) -> None:
     """Logs how many parameters learn."""
     trainable, total = model.get_nb_trainable_parameters()
-    logger.info("adapter: %s of %s parameters learn (%.2f %%)", f"{trainable:,}", f"{total:,}", 100 * trainable / total)
+    share = 100 * trainable / total
+    logger.info("adapter: %s of %s parameters learn (%.2f %%)", f"{trainable:,}", f"{total:,}", share)
 
 
 def merge_adapter(model: PeftModel) -> PreTrainedModel:
@@ -79,7 +81,8 @@ def merge_adapter(model: PeftModel) -> PreTrainedModel:
     unquantised original, or quantised again, the result would be another function.
     """
     base = model.get_base_model()
-    if getattr(base, "hf_quantizer", None) is not None:
+    assert isinstance(base, PreTrainedModel)
+    if base.hf_quantizer is not None:
         base.dequantize()
     merged: PreTrainedModel = model.merge_and_unload()
     return merged

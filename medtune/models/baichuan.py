@@ -22,7 +22,7 @@ from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.utils import can_return_tuple
+from transformers.utils.generic import can_return_tuple
 
 BAICHUAN2_VOCAB_SIZE = 125696
 ROPE_THETA = 10000.0
@@ -30,7 +30,7 @@ ROPE_THETA = 10000.0
 Rotary = tuple[Tensor, Tensor]
 
 
-class BaichuanConfig(PreTrainedConfig):  # type: ignore[misc]
+class BaichuanConfig(PreTrainedConfig):
     """What the hub's ``config.json`` of the four Baichuan models holds.
 
     ``norm_head`` is our own key. None derives it as the published models allow: true for Baichuan-2's
@@ -39,7 +39,7 @@ class BaichuanConfig(PreTrainedConfig):  # type: ignore[misc]
     """
 
     model_type = "baichuan"
-    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012
+    keys_to_ignore_at_inference = ["past_key_values"]
 
     vocab_size: int = 64000
     hidden_size: int = 5120
@@ -72,7 +72,7 @@ class BaichuanConfig(PreTrainedConfig):  # type: ignore[misc]
                 f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
                 f"({self.num_attention_heads})"
             )
-        super().__post_init__(**kwargs)
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
 
     def to_dict(self) -> dict[str, Any]:
         """As on the hub: a key that a layout does not have is absent, not null."""
@@ -112,7 +112,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return (x * cos + torch.cat((-second, first), dim=-1) * sin).to(x.dtype)
 
 
-def allowed_pairs(attention_mask: Tensor | None, query_length: int, past: int, device: torch.device) -> Tensor:
+def allowed_pairs(
+    attention_mask: Tensor | None, query_length: int, past: int, device: torch.device
+) -> Tensor:
     """Which key each query may see: bool [1 or B, 1, T, K], causal by column.
 
     Args:
@@ -133,7 +135,10 @@ def allowed_pairs(attention_mask: Tensor | None, query_length: int, past: int, d
     if attention_mask is None:
         return causal
     if attention_mask.shape[-1] != columns.numel():
-        raise ValueError(f"attention_mask has {attention_mask.shape[-1]} columns, not {columns.numel()} (past + new)")
+        raise ValueError(
+            f"attention_mask has {attention_mask.shape[-1]} columns, but there are {columns.numel()} cached "
+            "and new tokens"
+        )
     # A padding query sees itself, so that no row of the softmax is empty.
     return causal & (attention_mask[:, None, None, :].bool() | (columns == queries))
 
@@ -161,11 +166,12 @@ def product_dtype(hidden: Tensor) -> torch.dtype:
 
 
 def eager_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention in plain products, softmax in fp32; ``mask`` is additive, or None for one query over all keys."""
+    """Attention in plain products, softmax in fp32; without a mask, every query sees every key."""
     scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
     if mask is not None:
         scores = scores + mask
-    return scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype) @ value
+    weights: Tensor = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
+    return weights @ value
 
 
 def sdpa_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
@@ -234,7 +240,7 @@ class BaichuanMLP(nn.Module):
         return projected
 
 
-class BaichuanDecoderLayer(GradientCheckpointingLayer):  # type: ignore[misc]
+class BaichuanDecoderLayer(GradientCheckpointingLayer):
     """Attention and feed-forward, each behind a norm and added to the stream."""
 
     def __init__(self, config: BaichuanConfig, layer_idx: int) -> None:
@@ -269,17 +275,17 @@ class NormHead(nn.Linear):
         return F.linear(x, F.normalize(self.weight))
 
 
-class BaichuanPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
+class BaichuanPreTrainedModel(PreTrainedModel):
     """What transformers must know to load, shard and checkpoint the network."""
 
     config: BaichuanConfig
     config_class = BaichuanConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["BaichuanDecoderLayer"]  # noqa: RUF012
-    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _no_split_modules = ["BaichuanDecoderLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
     # The hub's 7B files hold the rotary frequencies, which follow from the head size.
-    _keys_to_ignore_on_load_unexpected = [r"rotary_emb\.inv_freq"]  # noqa: RUF012
+    _keys_to_ignore_on_load_unexpected = [r"rotary_emb\.inv_freq"]
     _supports_sdpa = True
 
 
@@ -292,7 +298,7 @@ class BaichuanModel(BaichuanPreTrainedModel):
         self.layers = nn.ModuleList(BaichuanDecoderLayer(config, i) for i in range(config.num_hidden_layers))
         self.norm = BaichuanRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.gradient_checkpointing = False
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(
         self,
@@ -323,7 +329,7 @@ class BaichuanModel(BaichuanPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
         if kwargs.get("output_attentions"):
-            raise ValueError("output_attentions=True: the attention weights are not kept; compute them outside")
+            raise ValueError("output_attentions=True: Baichuan does not keep its attention weights")
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         use_cache = self.config.use_cache if use_cache is None else use_cache
         if self.gradient_checkpointing and self.training:
@@ -379,17 +385,17 @@ def kept_positions(hidden: Tensor, logits_to_keep: int | Tensor) -> Tensor:
     return hidden.take_along_dim(logits_to_keep[..., None], dim=1)
 
 
-class BaichuanForCausalLM(BaichuanPreTrainedModel, GenerationMixin):  # type: ignore[misc]
+class BaichuanForCausalLM(BaichuanPreTrainedModel, GenerationMixin):
     """The decoder with its head."""
 
-    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: BaichuanConfig) -> None:
         super().__init__(config)
         self.model = BaichuanModel(config)
         head = NormHead if config.norm_head else nn.Linear
         self.lm_head = head(config.hidden_size, config.vocab_size, bias=False)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(

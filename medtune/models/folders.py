@@ -4,6 +4,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt
 ADAPTER_FILE = "adapter_config.json"
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-SMALL_FILES = ["*.json", "tokenizer.model", "*.txt"]
+SMALL_FILES = ("*.json", "tokenizer.model", "*.txt")
 SECONDS_TO_REACH_HUB = 10
 
 
@@ -42,37 +43,42 @@ def find_folder(key: str, name: str, revision: str | None = None, weights: bool 
         raise ConfigError(f"{key}={name}: there is no such folder")
     fetched = _fetch(key, name, revision, SMALL_FILES)
     if weights:
-        fetched = _fetch(key, name, revision, [*SMALL_FILES, "*.safetensors"])
+        fetched = _fetch(key, name, revision, (*SMALL_FILES, "*.safetensors"))
         if not weight_files(fetched):
-            fetched = _fetch(key, name, revision, [*SMALL_FILES, "pytorch_model*.bin"])
+            fetched = _fetch(key, name, revision, (*SMALL_FILES, "pytorch_model*.bin"))
     return fetched
 
 
-def _fetch(key: str, name: str, revision: str | None, patterns: list[str]) -> Path:
+@cache
+def _fetch(key: str, name: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
+    """Asks the hub once per process; without a network the hub's cache answers."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-    at = f" at model.revision={revision}" if revision else ""
+    asked = f"{key}={name}" + (f" with model.revision={revision}" if revision else "")
     fetch = f"hf download {name}{f' --revision {revision}' if revision else ''} --local-dir FOLDER"
     try:
         return Path(
-            snapshot_download(name, revision=revision, allow_patterns=patterns, etag_timeout=SECONDS_TO_REACH_HUB)
+            snapshot_download(
+                name, revision=revision, allow_patterns=list(patterns), etag_timeout=SECONDS_TO_REACH_HUB
+            )
         )
     except GatedRepoError as error:
         raise ConfigError(
-            f"{key}={name} is gated: accept its licence on the hub, log in with 'hf auth login', and try again"
+            f"{asked} is gated: accept its licence on the hub, log in with 'hf auth login' and try again"
         ) from error
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise ConfigError(f"{key}={name}{at}: there is no such folder here and no such model on the hub") from error
+        raise ConfigError(f"{asked}: no such folder here, and no such model on the hub") from error
     except OSError as error:
         raise ConfigError(
-            f"{key}={name}{at}: there is no such folder here, it is not in the hub's cache, and the hub cannot be "
-            f"reached. Fetch it on a machine with a network ('{fetch}'), copy FOLDER here and set {key}=FOLDER"
+            f"{asked}: there is no such folder here, it is not in the hub's cache, and the hub cannot be "
+            f"reached. Fetch it on a machine with a network ('{fetch}'), copy FOLDER here and set "
+            f"{key}=FOLDER"
         ) from error
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The weight files that transformers would read, safetensors first; shards by their index, present or not."""
+    """The files that transformers would read, safetensors first; shards as indexed, present or not."""
     for single, index in zip(SINGLE_FILES, INDEX_FILES, strict=True):
         if (folder / single).is_file():
             return [folder / single]
@@ -96,7 +102,7 @@ def folder_problems(folder: Path) -> Iterator[str]:
         return
     files = weight_files(folder)
     if not files:
-        yield f"the folder has a config.json but no weights; looked for {', '.join(SINGLE_FILES + INDEX_FILES)}"
+        yield f"it has a config.json but no weights; looked for {', '.join(SINGLE_FILES + INDEX_FILES)}"
     absent = [file.name for file in files if not file.is_file()]
     if absent:
         yield (
@@ -144,8 +150,8 @@ def find_weights(weights: str) -> Path:
         if is_adapter(candidate) or (candidate / "config.json").is_file():
             return candidate
     raise ConfigError(
-        f"weights={weights} is no model or adapter folder: looked for config.json and {ADAPTER_FILE} in it and in "
-        "its folder 'model'"
+        f"weights={weights} is no model or adapter folder: looked for config.json and {ADAPTER_FILE} in it "
+        "and in its folder 'model'"
     )
 
 

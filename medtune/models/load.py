@@ -5,7 +5,7 @@ import logging
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import (
@@ -33,6 +33,9 @@ from medtune.models.folders import (
 from medtune.models.quantize import quantization_arguments
 from medtune.models.tokenizers import BaichuanTokenizer
 from medtune.runtime.errors import ConfigError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 logger = logging.getLogger(__name__)
 
@@ -64,11 +67,11 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     """
     key, name = ("model.tokenizer", model.tokenizer) if model.tokenizer else ("model.path", model.path)
     if name is None:
-        raise ConfigError("model.tokenizer is not set; give a folder or hub id (or model.path, which may hold one)")
+        raise ConfigError("neither model.tokenizer nor model.path is set; give a folder or hub id")
     folder = find_folder(key, name, None if model.tokenizer else model.revision, weights=False)
     if not has_tokenizer(folder):
         raise ConfigError(f"{key}={name} holds no tokenizer: looked for {', '.join(TOKENIZER_FILES)}")
-    tokenizer = _tokenizer_class(folder).from_pretrained(folder)
+    tokenizer: PreTrainedTokenizerBase = _tokenizer_class(folder).from_pretrained(folder)
     if tokenizer.eos_token_id is None:
         raise ConfigError(
             f"{key}={name}: the tokenizer has no EOS token, so no answer could end; "
@@ -93,7 +96,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _settle_padding(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Gives the tokenizer a padding token. Which one is free: padding is told by its place, never by its id."""
+    """Gives the tokenizer a padding token; any will do, since padding is told by its place, not its id."""
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
         logger.info("the tokenizer has no padding token; rows are filled with %s", tokenizer.pad_token)
@@ -101,7 +104,9 @@ def _settle_padding(tokenizer: PreTrainedTokenizerBase) -> None:
         logger.info("padding and EOS share the token %s; EOS is learned all the same", tokenizer.pad_token)
 
 
-def load_model(config: Config, *, for_training: bool, weights: str | None = None) -> PreTrainedModel:
+def load_model(
+    config: Config, *, for_training: bool, weights: str | None = None
+) -> "PreTrainedModel | PeftModel":
     """The network with its weights, quantised and adapted as the settings say.
 
     Args:
@@ -129,16 +134,20 @@ def load_model(config: Config, *, for_training: bool, weights: str | None = None
     return _adapted(model, config, folder, for_training).train(for_training)
 
 
-def _adapted(model: PreTrainedModel, config: Config, folder: Path | None, for_training: bool) -> PreTrainedModel:
+def _adapted(
+    model: PreTrainedModel, config: Config, folder: Path | None, for_training: bool
+) -> "PreTrainedModel | PeftModel":
     """``model`` with the adapter in ``folder``, or the one that is configured, or as it is."""
-    stored = folder is not None and is_adapter(folder)
-    fresh = not stored and config.adapter.name == "lora" and (folder is None or for_training)
-    if not stored and not fresh:
-        return model
-    # Here, since peft costs seconds to import and draws bitsandbytes in.
-    from medtune.models.adapters import add_adapter, load_adapter
+    # The imports are here, since peft costs seconds and draws bitsandbytes in.
+    if folder is not None and is_adapter(folder):
+        from medtune.models.adapters import load_adapter
 
-    return add_adapter(model, config) if fresh else load_adapter(model, folder, trainable=for_training)
+        return load_adapter(model, folder, trainable=for_training)
+    if config.adapter.name == "lora" and (folder is None or for_training):
+        from medtune.models.adapters import add_adapter
+
+        return add_adapter(model, config)
+    return model
 
 
 def _model_in(model: ModelConfig, folder: Path) -> ModelConfig:
@@ -153,25 +162,21 @@ def _base_of_adapter(model: ModelConfig, folder: Path) -> ModelConfig:
         return model
     base = _read_json(folder / ADAPTER_FILE).get("base_model_name_or_path")
     if not base:
-        raise ConfigError(f"weights={folder} is an adapter that names no base; set model.path to the model it adapts")
+        raise ConfigError(f"weights={folder} is an adapter that names no base; set model.path to its base")
     return replace(model, path=base)
 
 
 def _load_base(config: Config) -> PreTrainedModel:
     if config.model.init == "random":
         return _build_random(config)
-    if config.model.path is None:
-        raise ConfigError("model.path is not set; give a folder or hub id, or set model.init=random")
-    folder = find_folder("model.path", config.model.path, config.model.revision)
+    folder = _path_folder(config.model, weights=True)
     check_model_folder("model.path", folder)
-    network = build_network_config(config.model)
-    check_vocabulary(config.model, network)
-    return _load_folder(config, folder, network)
+    return _load_folder(config, folder, build_network_config(config.model))
 
 
 def _load_folder(config: Config, folder: Path, network: PreTrainedConfig) -> PreTrainedModel:
     """Loads ``folder`` and refuses weights that do not fit it exactly."""
-    model, report = AutoModelForCausalLM.from_pretrained(
+    loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
         folder,
         config=network,
         dtype=weights_dtype(config),
@@ -180,7 +185,10 @@ def _load_folder(config: Config, folder: Path, network: PreTrainedConfig) -> Pre
         output_loading_info=True,
         **quantization_arguments(config, network),
     )
-    mismatched = [f"{name} {tuple(found)} instead of {tuple(due)}" for name, found, due in report["mismatched_keys"]]
+    model, report = loaded
+    mismatched = [
+        f"{name} {tuple(found)} instead of {tuple(due)}" for name, found, due in report["mismatched_keys"]
+    ]
     problems = [
         f"model.path={folder}: {len(names)} weights are {kind}: {', '.join(sorted(names)[:5])}"
         for kind, names in (
@@ -192,14 +200,12 @@ def _load_folder(config: Config, folder: Path, network: PreTrainedConfig) -> Pre
     ]
     if problems:
         raise ConfigError(problems)
-    loaded: PreTrainedModel = model
-    return loaded
+    return model
 
 
 def _build_random(config: Config) -> PreTrainedModel:
     """The architecture with fresh weights: equal for equal seeds, whatever was drawn before."""
     network = build_network_config(config.model)
-    check_vocabulary(config.model, network)
     attention = _attention(config, network)
     quantized = quantization_arguments(config, network)
     with torch.random.fork_rng(devices=[]):
@@ -232,35 +238,43 @@ def build_network_config(model: ModelConfig) -> PreTrainedConfig:
         raise ConfigError("model.model_type is not set, and there is no model.path to read it from")
     if model_type not in CONFIG_MAPPING or CONFIG_MAPPING[model_type] not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ConfigError(
-            f"model.model_type={model_type}: transformers has no such causal language model, and code that a model "
-            "brings along is never run"
+            f"model.model_type={model_type}: transformers has no such causal language model, and code that a "
+            "model brings along is never run"
         )
     if known.get("model_type", model_type) != model_type:
-        raise ConfigError(f"model.model_type={model_type}, but {model.path} is {known['model_type']}; leave it out")
+        raise ConfigError(
+            f"model.model_type={model_type}, but {model.path} is {known['model_type']}; leave it out"
+        )
     given = {key: getattr(model, key) for key in NETWORK_KEYS if getattr(model, key) is not None}
     _check_given(model, model_type, given, known)
-    if model.init == "random":
-        derived = {name for key in given for name in DERIVED_KEYS.get(key, ()) if name not in given}
+    tokenizer = load_tokenizer(model)
+    network: PreTrainedConfig
+    if model.init == "pretrained":
+        network = AutoConfig.from_pretrained(_path_folder(model))
+    else:
+        derived = {"model_type", *(name for key in given for name in DERIVED_KEYS.get(key, ()))}
         known = {key: value for key, value in known.items() if key not in derived}
-        given = _tokenizer_settings(model, known) | given
-    if model.init == "pretrained" and model.path is not None:
-        return AutoConfig.from_pretrained(find_folder("model.path", model.path, model.revision, weights=False))
-    known.pop("model_type", None)
-    return AutoConfig.for_model(model_type, **(known | given))
+        network = AutoConfig.for_model(model_type, **(known | _tokenizer_settings(tokenizer, known) | given))
+    _check_vocabulary(model, network, len(tokenizer))
+    return network
 
 
 def _known_settings(model: ModelConfig) -> dict[str, Any]:
+    return _read_json(_path_folder(model) / "config.json") if model.path is not None else {}
+
+
+def _path_folder(model: ModelConfig, weights: bool = False) -> Path:
+    """The folder of ``model.path``."""
     if model.path is None:
-        return {}
-    folder = find_folder("model.path", model.path, model.revision, weights=False)
-    return _read_json(folder / "config.json")
+        raise ConfigError("model.path is not set; give a folder or hub id, or set model.init=random")
+    return find_folder("model.path", model.path, model.revision, weights)
 
 
 def _check_given(model: ModelConfig, model_type: str, given: dict[str, Any], known: dict[str, Any]) -> None:
     if model.init == "pretrained":
         problems = [
-            f"model.{key}={value}, but {model.path} has {known.get(key)}; with model.init=pretrained the files decide, "
-            f"so leave model.{key} out"
+            f"model.{key}={value}, but {model.path} has {known.get(key)}; with model.init=pretrained the "
+            f"files decide, so leave model.{key} out"
             for key, value in given.items()
             if value != known.get(key)
         ]
@@ -274,16 +288,15 @@ def _check_given(model: ModelConfig, model_type: str, given: dict[str, Any], kno
         settings = default.to_dict() | known | given
         if settings["hidden_size"] % settings["num_attention_heads"]:
             problems.append(
-                f"model.hidden_size ({settings['hidden_size']}) must be a multiple of model.num_attention_heads "
-                f"({settings['num_attention_heads']})"
+                f"model.hidden_size ({settings['hidden_size']}) must be a multiple of "
+                f"model.num_attention_heads ({settings['num_attention_heads']})"
             )
     if problems:
         raise ConfigError(problems)
 
 
-def _tokenizer_settings(model: ModelConfig, known: dict[str, Any]) -> dict[str, Any]:
+def _tokenizer_settings(tokenizer: PreTrainedTokenizerBase, known: dict[str, Any]) -> dict[str, Any]:
     """What a new network takes from its tokenizer; the vocabulary only where nothing else gives it."""
-    tokenizer = load_tokenizer(model)
     settings = {
         "pad_token_id": tokenizer.pad_token_id,
         "bos_token_id": tokenizer.bos_token_id,
@@ -294,13 +307,13 @@ def _tokenizer_settings(model: ModelConfig, known: dict[str, Any]) -> dict[str, 
     return settings
 
 
-def check_vocabulary(model: ModelConfig, network: PreTrainedConfig) -> None:
+def _check_vocabulary(model: ModelConfig, network: PreTrainedConfig, num_tokens: int) -> None:
     """Raises ConfigError when the tokenizer makes ids that the embedding has no row for."""
-    num_tokens = len(load_tokenizer(model))
     if num_tokens > network.vocab_size:
         raise ConfigError(
             f"the tokenizer ({model.tokenizer or model.path}) has {num_tokens} tokens, but the embedding has "
-            f"{network.vocab_size} rows; use the model's own tokenizer, or raise model.vocab_size with model.init=random"
+            f"{network.vocab_size} rows; use the model's own tokenizer, or with model.init=random raise "
+            "model.vocab_size"
         )
 
 
@@ -315,10 +328,11 @@ def weights_dtype(config: Config) -> torch.dtype:
 
 def _attention(config: Config, network: PreTrainedConfig) -> str:
     """``model.attention`` where the family has it."""
-    family = MODEL_FOR_CAUSAL_LM_MAPPING[type(network)]
+    family: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(network)]
     if config.model.attention == "sdpa" and not family._supports_sdpa:
         raise ConfigError(
-            f"model.attention=sdpa: {network.model_type} has no such attention in transformers; set model.attention=eager"
+            f"model.attention=sdpa: {network.model_type} has no such attention in transformers; set "
+            "model.attention=eager"
         )
     return config.model.attention
 
@@ -326,7 +340,9 @@ def _attention(config: Config, network: PreTrainedConfig) -> str:
 def _prepare_training(model: PreTrainedModel, config: Config) -> None:
     """No cache, and gradient checkpointing where it is set or the model is large."""
     if config.quantization.name != "none" and config.adapter.name == "none" and config.weights is None:
-        raise ConfigError(f"quantization={config.quantization.name} freezes the weights; train with adapter=lora")
+        raise ConfigError(
+            f"quantization={config.quantization.name} freezes every weight; train with adapter=lora"
+        )
     model.config.use_cache = False
     checkpointing = config.model.gradient_checkpointing
     if checkpointing is None:

@@ -23,7 +23,7 @@ Encoder = Callable[[Sequence[str]], list[list[int]]]
 CONTROL_PIECE = re.compile(r"<reserved_\d+>")
 
 
-class BaichuanTokenizer(SentencePieceBackend):  # type: ignore[misc]
+class BaichuanTokenizer(SentencePieceBackend):
     """Encodes and decodes as the hub's tokenizer of the same name, for Baichuan-1 and -2.
 
     Converted to a fast tokenizer, a third (Baichuan-1) or two thirds (Baichuan-2) of unusual texts
@@ -31,12 +31,12 @@ class BaichuanTokenizer(SentencePieceBackend):  # type: ignore[misc]
     """
 
     def __init__(self, add_bos_token: bool = True, add_eos_token: bool = False, **kwargs: Any) -> None:
-        """Takes the keys of ``tokenizer_config.json``; ``add_bos_token`` is true by default, as in the original."""
+        """Takes the keys of ``tokenizer_config.json``, with the original class's defaults."""
         self.add_bos_token = add_bos_token
         self.add_eos_token = add_eos_token
         defaults = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
         # legacy=False would switch Baichuan-1's dummy prefix off.
-        super().__init__(**{**defaults, **kwargs, "legacy": True})
+        super().__init__(**{**defaults, **kwargs, "legacy": True})  # type: ignore[no-untyped-call]
 
     def build_inputs_with_special_tokens(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
@@ -62,7 +62,9 @@ class BaichuanTokenizer(SentencePieceBackend):  # type: ignore[misc]
         decoded: str = text + self.sp_model.decode(run)
         return decoded
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> tuple[str, ...]:
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
+    ) -> tuple[str, ...]:
         """Also writes ``add_bos_token`` and ``add_eos_token``.
 
         Transformers drops them, and the original class would then begin every text with BOS.
@@ -71,7 +73,8 @@ class BaichuanTokenizer(SentencePieceBackend):  # type: ignore[misc]
         path = Path(save_directory) / "tokenizer_config.json"
         settings = json.loads(path.read_text(encoding="utf-8"))
         settings |= {"add_bos_token": self.add_bos_token, "add_eos_token": self.add_eos_token}
-        path.write_text(json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+        written = json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False)
+        path.write_text(written + "\n", encoding="utf-8")
         return files
 
 
@@ -103,7 +106,8 @@ def _text_encoder(tokenizer: PreTrainedTokenizerBase) -> Encoder:
         return _sentencepiece_encoder(tokenizer.sp_model)
     # No closure over the tokenizer itself: it would keep its own key in the weak dictionary alive.
     private = copy.deepcopy(tokenizer)
-    return lambda texts: [private.encode(t, add_special_tokens=False, split_special_tokens=True) for t in texts]
+    plain = {"add_special_tokens": False, "split_special_tokens": True}
+    return lambda texts: [private.encode(text, **plain) for text in texts]
 
 
 def _backend_encoder(tokenizer: PreTrainedTokenizerBase) -> Encoder:
@@ -120,7 +124,8 @@ def _backend_encoder(tokenizer: PreTrainedTokenizerBase) -> Encoder:
 
 def _sentencepiece_encoder(original: SentencePieceProcessor) -> Encoder:
     """Encodes by a copy of ``original`` in which the turn marks are control pieces, which no text matches."""
-    proto = sentencepiece_model_pb2.ModelProto.FromString(original.serialized_model_proto())
+    model_proto: Any = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defined]  # made at import
+    proto = model_proto.FromString(original.serialized_model_proto())
     for piece in proto.pieces:
         if CONTROL_PIECE.fullmatch(piece.piece):
             piece.type = piece.CONTROL
