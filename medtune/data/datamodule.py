@@ -54,7 +54,6 @@ class PackedDataModule(L.LightningDataModule):
         self.global_rank = global_rank
         self.world_size = world_size
         self.splits: dict[str, PackedSplit] = {}
-        self.first_step = 0
 
     @property
     def split_names(self) -> list[str]:
@@ -89,15 +88,10 @@ class PackedDataModule(L.LightningDataModule):
             len(self.splits[TRAIN]), data.global_batch_size, data.micro_batch_size, self.world_size
         )
 
-    def start(self, global_step: int) -> None:
-        """Lets the next training loader go on after ``global_step`` optimizer steps."""
-        self.first_step = global_step
-
     def train_dataloader(self) -> DataLoader[tuple[int, int]]:
-        """Whole optimizer steps of shuffled rows."""
+        """Whole optimizer steps of shuffled rows; its batch sampler's ``start`` chooses where it begins."""
         split, plan = self.splits[TRAIN], self.step_plan
         sampler = StepSampler(split.learned, np.arange(len(split)), plan, self.global_rank, self.config.seed)
-        sampler.start(self.first_step)
         return self.loader(TRAIN, sampler)
 
     def val_dataloader(self) -> DataLoader[tuple[int, int]] | list[Any]:

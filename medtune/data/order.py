@@ -73,10 +73,6 @@ class StepSampler:
     def __len__(self) -> int:
         return self.plan.steps_per_epoch * self.plan.accumulation
 
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch whose order the next iteration follows; Lightning calls it."""
-        self.epoch = epoch
-
     def start(self, global_step: int) -> None:
         """Lets the next iteration go on where ``global_step`` optimizer steps have ended."""
         self.epoch, self._first_step = divmod(global_step, self.plan.steps_per_epoch)

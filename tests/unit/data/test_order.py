@@ -47,7 +47,7 @@ def test_starting_at_a_step_shows_what_is_left(world_before, world_after, start)
     epochs = []
     for epoch in range(2):
         sampler = StepSampler(np.ones(18, dtype=int), np.arange(18), StepPlan(18, 4, 1, 1), 0, 3)
-        sampler.set_epoch(epoch)
+        sampler.start(epoch * 5)
         epochs.append(sampler.order())
     whole = np.concatenate(epochs)[start : 5 * (start // 5 + 1)]
     resumed = steps_of(18, 4, 2, world_after, start=start)
@@ -64,7 +64,7 @@ def test_a_second_pass_begins_at_the_beginning():
 def test_epochs_differ_and_fixed_order_is_kept():
     shuffled = StepSampler(np.ones(32, dtype=int), np.arange(32), StepPlan(32, 4, 4, 1), 0, 3)
     first = shuffled.order().tolist()
-    shuffled.set_epoch(1)
+    shuffled.start(8)
     assert shuffled.order().tolist() != first
     fixed = StepSampler(np.ones(32, dtype=int), np.arange(32), StepPlan(32, 4, 4, 1), 0, None)
     assert fixed.order().ravel().tolist() == list(range(32))

@@ -1,0 +1,87 @@
+"""From examples to answers: one path for evaluation during a run, afterwards, and for files of prompts."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from medtune.config.schema import Config
+from medtune.data.examples import Example, Turn
+from medtune.data.formats import read_examples, split_path
+from medtune.data.templates import Template
+from medtune.generation.engine import Engine, TransformersEngine
+from medtune.generation.settings import SamplingSettings, sampling_settings
+from medtune.models.load import load_model, load_tokenizer
+from medtune.runtime.hardware import visible_gpus
+from medtune.runtime.progress import progress
+from medtune.runtime.ranks import gather, global_rank, interleave, local_rank, world_size
+from medtune.runtime.record import write_jsonl
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Responder:
+    """A model that is ready to answer, with the template it was trained with."""
+
+    engine: Engine
+    tokenizer: PreTrainedTokenizerBase
+    template: Template
+    settings: SamplingSettings
+
+    def answer(self, examples: Sequence[Example], what: str) -> list[str]:
+        """Answers every example's last prompt, in order; ranks share the work and all get the whole.
+
+        Args:
+            examples: Their responses, if any, are not shown to the model.
+            what: What is answered, for the progress bar.
+        """
+        prompts = self.template.prompts_ids([open_turns(example) for example in examples])
+        share = prompts[global_rank() :: world_size()]
+        with progress(f"answering {what}", unit="prompts", total=len(share)) as advance:
+            answers = self.engine.generate(share, self.settings, lambda _row, _ids: advance(1))
+        texts = [
+            self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+            for ids in answers
+        ]
+        return interleave(gather(texts))
+
+
+def build_responder(config: Config, weights: str | None = None) -> Responder:
+    """Loads the configured model, or ``weights`` in its place, onto this rank's device."""
+    model = load_model(config, for_training=False, weights=weights)
+    if not getattr(model, "is_quantized", False):  # bitsandbytes places its weights itself
+        on_gpu = config.trainer.accelerator != "cpu" and visible_gpus() > 0
+        model = model.to(f"cuda:{local_rank()}" if on_gpu else "cpu")
+    tokenizer = load_tokenizer(config.model)
+    engine = TransformersEngine.from_tokenizer(model, tokenizer)
+    return Responder(engine, tokenizer, Template(config.template, tokenizer), sampling_settings(config))
+
+
+def open_turns(example: Example) -> tuple[Turn, ...]:
+    """The turns up to and with the last prompt."""
+    turns = list(example.turns)
+    while turns and turns[-1].role == "response":
+        turns.pop()
+    return tuple(turns)
+
+
+def read_split(config: Config, split: str, limit: int | None = None) -> list[Example]:
+    """The examples of a split that are to be answered."""
+    examples = list(read_examples(split_path(config.data, split), config.data, needs_response=False))
+    return examples[:limit]
+
+
+def write_predictions(path: Path, examples: Sequence[Example], texts: Sequence[str]) -> None:
+    """Writes JSON lines in the order of ``examples``: each record with ``target`` replaced by the answer.
+
+    This is the layout of a PromptCBLUE submission; other formats keep their own columns beside it.
+    """
+    rows = [
+        {**(example.record or {"input": example.prompt}), "target": text}
+        for example, text in zip(examples, texts, strict=True)
+    ]
+    write_jsonl(path, rows)
+    log.info("predictions: %s", path)

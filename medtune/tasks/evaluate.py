@@ -1,0 +1,112 @@
+"""``task=evaluate``: scores a predictions file, or what a model answers, with the rows to compare it to."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from medtune.config.schema import Config
+from medtune.data.examples import Example
+from medtune.data.formats import read_examples, split_path
+from medtune.data.sources import read_records
+from medtune.evaluation.report import plot_scores, scores_table
+from medtune.evaluation.scores import Scores
+from medtune.evaluation.systems import score_answers, trivial_scores
+from medtune.generation.responder import build_responder, read_split, write_predictions
+from medtune.runtime.ranks import global_rank
+from medtune.runtime.record import RunFolder, merge_json, write_json
+from medtune.tasks.generate import default_split
+from medtune.tasks.weights import settle_weights
+
+MODEL, UNTRAINED, TRIVIAL = "model", "untrained", "trivial"
+Systems = dict[str, Scores]
+
+log = logging.getLogger(__name__)
+
+
+def run(config: Config, folder: RunFolder) -> None:
+    """Writes scores.json, prints the table, draws the plots."""
+    if config.evaluate.predictions:
+        scores = {"predictions": score_file(config)}
+        record_scores(config, folder, scores)
+        return
+    splits = [config.generate.split] if config.generate.split else config.data.eval_splits or [default_split(config)]
+    with settle_weights(config) as weights:
+        record_scores(config, folder, evaluate_splits(config, folder, splits, weights))
+
+
+def score_file(config: Config) -> Systems:
+    """Scores ``evaluate.predictions`` against ``evaluate.references``."""
+    split = config.generate.split or (None if config.evaluate.references else default_split(config))
+    references = Path(config.evaluate.references) if split is None else split_path(config.data, split)  # type: ignore[arg-type]
+    examples = list(read_examples(references, config.data, needs_response=False))
+    predictions = Path(str(config.evaluate.predictions))
+    texts = [prediction_of(record, f"{predictions}:{line}") for line, record in read_records(predictions)]
+    if len(texts) != len(examples):
+        raise ValueError(f"{predictions} has {len(texts)} rows, but {references} has {len(examples)}")
+    return {MODEL: score_answers(examples, texts, config.evaluate.protocol)}
+
+
+def prediction_of(record: Mapping[str, object], where: str) -> str:
+    """The answer in a row of a predictions file."""
+    if not isinstance(record.get("target"), str):
+        raise ValueError(f"{where}: a row of predictions needs a string 'target', found {record.get('target')!r}")
+    return str(record["target"])
+
+
+def evaluate_splits(
+    config: Config, folder: RunFolder, splits: Sequence[str], weights: str | None
+) -> dict[str, Systems]:
+    """Generates and scores splits, by the model and by what it is compared to; all ranks take part."""
+    examples = {split: answered(config, split) for split in splits}
+    untrained = config.eval.untrained
+    if untrained is None:
+        untrained = config.model.init == "random" and weights is not None
+    sources = {MODEL: weights} | ({UNTRAINED: None} if untrained else {})
+    scores: dict[str, Systems] = {split: {} for split in splits}
+    for system, source in sources.items():
+        responder = build_responder(config, source)
+        for split in splits:
+            texts = responder.answer(examples[split], f"{split} ({system})")
+            scores[split][system] = score_answers(examples[split], texts, config.evaluate.protocol)
+            if global_rank() == 0:
+                name = split if system == MODEL else f"{split}_{system}"
+                write_predictions(folder.predictions / f"{name}.jsonl", examples[split], texts)
+    if config.eval.trivial and global_rank() == 0:
+        train = list(read_examples(split_path(config.data, "train"), config.data, needs_response=True))
+        for split in splits:
+            scores[split][TRIVIAL] = trivial_scores(train, examples[split], config.evaluate.protocol, config.seed)
+    return scores
+
+
+def answered(config: Config, split: str) -> list[Example]:
+    """The examples of a split, which must have gold responses.
+
+    Raises:
+        ValueError: They are withheld.
+    """
+    examples = read_split(config, split, config.eval.limit)
+    if not any(turn.text.strip() for example in examples for turn in example.turns if turn.role == "response"):
+        raise ValueError(
+            f"{split_path(config.data, split)} holds no responses to score against; choose another split with "
+            "data.eval_splits=[NAME], or task=generate to write predictions only"
+        )
+    return examples
+
+
+def record_scores(config: Config, folder: RunFolder, scores: Mapping[str, Systems]) -> float | None:
+    """Writes and shows the scores on rank zero; returns the first split's, the headline."""
+    if global_rank() != 0:
+        return None
+    splits = {split: {name: system.to_dict() for name, system in systems.items()} for split, systems in scores.items()}
+    headline, systems = next(iter(scores.items()))
+    write_json(folder.scores_file, {"split": headline, **systems[MODEL].to_dict(), "splits": splits})
+    console = Console()
+    for split, systems in scores.items():
+        console.print(scores_table(systems, title=f"{config.data.name}: {split}"))
+        plot_scores(systems, folder.plots / f"scores_{split}.png")
+    score = scores[headline][MODEL].score
+    merge_json(folder.result_file, {"status": "finished", "score": score})
+    console.print(f"scores: {folder.scores_file}\nplots:  {folder.plots}", soft_wrap=True, highlight=False)
+    return score

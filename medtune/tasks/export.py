@@ -1,0 +1,50 @@
+"""``task=export``: trained weights as a Hugging Face folder that transformers loads by itself."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from medtune.config.schema import AdapterConfig, Config, QuantizationConfig
+from medtune.generation.engine import TransformersEngine
+from medtune.generation.settings import SamplingSettings
+from medtune.models.load import load_model, load_tokenizer
+from medtune.runtime.record import RunFolder, write_json
+from medtune.tasks.weights import settle_weights
+from medtune.training.weights import write_model
+
+PROBES = ("你好", "患者：头痛三天，怎么办？", "The patient has a fever.")
+PROBE_TOKENS = 16
+
+log = logging.getLogger(__name__)
+
+
+def run(config: Config, folder: RunFolder) -> None:
+    """Writes ``export.output``, reads it back, and compares the answers."""
+    output = Path(config.export.output or folder.model)
+    with settle_weights(config) as weights:
+        model = load_model(config, for_training=False, weights=weights)
+        if config.export.merge and hasattr(model, "peft_config"):
+            from medtune.models.adapters import merge_adapter  # here, since peft costs seconds to import
+
+            model = merge_adapter(model)  # type: ignore[arg-type]
+            config = replace(config, adapter=AdapterConfig(), quantization=QuantizationConfig())
+        if config.export.dtype != "auto":
+            model = model.to(getattr(torch, config.export.dtype))
+        before = probe(model, config)
+        write_model(model, dict(model.state_dict()), load_tokenizer(config.model), config, output)
+    reloaded = load_model(replace(config, weights=None), for_training=False, weights=str(output))
+    if probe(reloaded, config) != before:
+        raise ValueError(f"{output} does not answer as the model it was written from; do not use it")
+    log.info("export: %s (read back: greedy answers are token-equal)", output)
+    write_json(folder.result_file, {"status": "finished", "output": str(output)})
+
+
+def probe(model: PreTrainedModel, config: Config) -> list[list[int]]:
+    """Greedy answers to a few fixed prompts."""
+    tokenizer = load_tokenizer(config.model)
+    prompts = [tokenizer.encode(text, add_special_tokens=False) for text in PROBES]
+    engine = TransformersEngine(model, stop_ids=())
+    return engine.generate(prompts, SamplingSettings(max_new_tokens=PROBE_TOKENS))
