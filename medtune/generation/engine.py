@@ -7,7 +7,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from medtune.generation.sampling import draw_uniforms, penalise_repetition, prompt_seeds, sample
 from medtune.generation.settings import SamplingSettings
 
+if TYPE_CHECKING:  # peft costs seconds to import
+    from peft import PeftModel
+
 logger = logging.getLogger(__name__)
 
 OnDone = Callable[[int, list[int]], None]
@@ -23,6 +26,9 @@ OnDone = Callable[[int, list[int]], None]
 
 class Engine(Protocol):
     """Whatever turns prompts into answers."""
+
+    context: int | None
+    """Most tokens of a prompt and its answer; None: the model does not say."""
 
     def generate(
         self, prompts: Sequence[Sequence[int]], settings: SamplingSettings, on_done: OnDone | None = None
@@ -53,7 +59,9 @@ class TransformersEngine:
         pad_id: Fills rows on the left; the model never attends to it.
     """
 
-    def __init__(self, model: PreTrainedModel, stop_ids: Sequence[int], pad_id: int = 0) -> None:
+    def __init__(
+        self, model: "PreTrainedModel | PeftModel", stop_ids: Sequence[int], pad_id: int = 0
+    ) -> None:
         self.model = model
         self.stop_ids = frozenset(stop_ids)
         self.pad_id = pad_id
@@ -61,7 +69,7 @@ class TransformersEngine:
 
     @classmethod
     def from_tokenizer(
-        cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+        cls, model: "PreTrainedModel | PeftModel", tokenizer: PreTrainedTokenizerBase
     ) -> "TransformersEngine":
         """Stops at the tokenizer's EOS, which is what the templates end a response with."""
         stop_ids = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
@@ -207,7 +215,8 @@ class _Decoding:
             **{name: value for name, value in more.items() if name in self.accepted},
         )
         self.cache = outputs.past_key_values
-        return outputs.logits[:, -1]
+        logits: Tensor = outputs.logits[:, -1]
+        return logits
 
     def _choose(self, logits: Tensor) -> Tensor:
         """A token [B] of each row's logits [B, V]."""
@@ -222,7 +231,7 @@ class _Decoding:
         return sample(logits, self.uniforms[:, self.steps], self.settings)
 
 
-def context_length(model: PreTrainedModel) -> int | None:
+def context_length(model: "PreTrainedModel | PeftModel") -> int | None:
     """Most tokens the model was made for. None: its configuration does not say."""
     config = model.config.get_text_config(decoder=True)
     # Baichuan-13B writes model_max_length only.
@@ -262,7 +271,7 @@ def eval_mode(model: torch.nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _forward_arguments(model: PreTrainedModel) -> frozenset[str]:
+def _forward_arguments(model: "PreTrainedModel | PeftModel") -> frozenset[str]:
     """Names of the arguments that the model itself takes, below an adapter's wrapper."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return frozenset(inspect.signature(base.forward).parameters)
+    unwrap = getattr(model, "get_base_model", None)
+    return frozenset(inspect.signature((unwrap() if unwrap else model).forward).parameters)

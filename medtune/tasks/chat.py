@@ -81,7 +81,7 @@ class Chat:
         """Writes the answer as it comes and remembers it."""
         ids = self._prompt_ids(prompt, out)
         text = TextStream(self.responder.tokenizer)
-        answer = ""
+        answer, mark = "", ""
         try:
             for token in self.responder.engine.stream(ids, self.responder.settings):
                 piece = text.push(token)
@@ -89,9 +89,9 @@ class Chat:
                 out.write(piece)
                 out.flush()
         except KeyboardInterrupt:
-            out.write(" [cut short]")
+            mark = " [cut short]"
         rest = text.end()
-        out.write(rest + "\n")
+        out.write(f"{rest}{mark}\n")
         out.flush()
         self.history.append((prompt, answer + rest))
 
@@ -107,7 +107,7 @@ class Chat:
             ids = self.responder.template.prompt_ids(prompt, self.history)
         if forgotten := turns - len(self.history):
             out.write(
-                f"[the first {forgotten} of {turns} turns no longer fit the model's context of {context} tokens "
-                "and are forgotten]\n"
+                f"[the first {forgotten} of {turns} turns no longer fit the model's context of {context} "
+                "tokens and are forgotten]\n"
             )
         return ids
