@@ -1,0 +1,224 @@
+"""The fit: everything a training run needs, wired to Lightning's Trainer."""
+
+import logging
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import lightning.pytorch as L
+from torch import nn
+
+from medtune.config.instantiate import instantiate
+from medtune.config.schema import Config, TrainerConfig
+from medtune.runtime.errors import ConfigError
+from medtune.runtime.record import RunFolder
+from medtune.training.checkpoints import Checkpoint, Checkpoints, PlainFile, choose_checkpoint, resume_problems
+from medtune.training.interrupt import Interrupt
+from medtune.training.loader import StepData
+from medtune.training.loggers import build_loggers
+from medtune.training.metrics import Metrics
+from medtune.training.modules import MODULES, LanguageModelModule
+from medtune.training.precision import HalfParameters
+from medtune.training.progress import build_progress
+from medtune.training.strategies import build_strategy, layout_of, on_cpu, strategy_name, strategy_problems
+from medtune.training.validation import Validation
+from medtune.training.weights import save_model
+
+log = logging.getLogger(__name__)
+
+# Said by libraries about themselves, or about what is meant to be so. Pattern: why it is of no use.
+NOISE = {
+    r".*does not have many workers": "packed rows are made faster than they are learned",
+    r".*isinstance\(treespec, LeafSpec\).*": "Lightning's own use of torch",
+    r".*You defined a `validation_step` but have no `val_dataloader`": "data without a validation split",
+    r".*`training_step` returned `None`.*": "never happens",
+    r".*Found \d+ module\(s\) in eval mode.*": "the modules that must train are checked",
+    r".*lr_scheduler\.step\(\)` before `optimizer\.step\(\)`.*": "DeepSpeed's optimizer hides its steps",
+    r".*When saving the DeepSpeed Stage 3 checkpoint.*": "a directory of shards is what we want",
+    r".*FSDP\.state_dict_type\(\) and FSDP\.set_state_dict_type\(\).*": "torch's own use of itself",
+    r".*torch\.distributed\.checkpoint.*": "torch's notes about its own future",
+}
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a fit ended.
+
+    Attributes:
+        status: ``finished`` or ``interrupted``.
+        global_step: Optimizer steps done.
+        train_loss: Mean loss of the learned tokens since the line before the last; None without a step.
+        val_loss: Of the last validation; None without one.
+        tokens: Training tokens seen, resumed parts included.
+        learned_tokens: Of them, those with a label.
+        seconds: Time of the steps alone, resumed parts included.
+        signal_number: What interrupted it.
+    """
+
+    status: str
+    global_step: int
+    train_loss: float | None
+    val_loss: float | None
+    tokens: int
+    learned_tokens: int
+    seconds: float
+    signal_number: int | None = None
+
+
+def fit(
+    config: Config,
+    datamodule: Any,
+    folder: RunFolder,
+    build_model: Callable[[], nn.Module] | None = None,
+    export: bool = True,
+) -> FitResult:
+    """Trains as configured, leaves a final checkpoint and ``RUN_DIR/model``, and says how it ended.
+
+    Args:
+        config: The settled configuration.
+        datamodule: With ``setup``, ``step_plan``, ``train_dataloader``, ``val_dataloader`` and ``tokenizer``.
+        folder: Where metrics, checkpoints and the model go.
+        build_model: Instead of ``models.load.load_model``.
+        export: Write ``RUN_DIR/model`` when the last step is done.
+
+    Raises:
+        ConfigError: The settings cannot work together, or do not fit the checkpoint to resume from.
+        NonFiniteLossError: The loss became nan or infinite.
+    """
+    datamodule.setup("fit")
+    plan = datamodule.step_plan
+    total_steps = count_steps(config.trainer, plan.steps_per_epoch)
+    source = find_source(config, folder)
+    first_step = source.global_step if source else 0
+    metrics = Metrics(folder.metrics_file, config.trainer.log_every_n_steps, plan.steps_per_epoch)
+    checkpoints = Checkpoints(folder.checkpoints, config, layout_of(config), metrics, source)
+    interrupt = Interrupt(checkpoints)
+    module = MODULES[config.objective](config, total_steps, build_model)
+    callbacks: list[L.Callback] = [
+        TrainMode(),
+        *map(instantiate, config.callbacks.values()),
+        metrics,
+        Validation(config.trainer.val_every_n_steps or plan.steps_per_epoch),
+        checkpoints,
+        *build_progress(config.trainer.progress, metrics),
+        interrupt,
+    ]
+    if export:
+        callbacks.append(Export(datamodule.tokenizer, folder))
+    L.seed_everything(config.seed, workers=True, verbose=False)
+    with quiet():
+        trainer = build_trainer(config, plan.accumulation, total_steps, callbacks, folder)
+        data = StepData(datamodule, first_step, total_steps)
+        trainer.fit(module, datamodule=data, ckpt_path=source and source.state, weights_only=True)
+    return FitResult(
+        status="interrupted" if interrupt.signal_number else "finished",
+        global_step=trainer.global_step,
+        train_loss=metrics.last.get("train/loss"),
+        val_loss=metrics.last_validation.get("val/loss"),
+        tokens=metrics.tokens,
+        learned_tokens=metrics.learned_tokens,
+        seconds=metrics.seconds,
+        signal_number=interrupt.signal_number,
+    )
+
+
+def count_steps(config: TrainerConfig, steps_per_epoch: int) -> int:
+    """Optimizer steps of the whole fit."""
+    if config.max_steps is not None:
+        return config.max_steps
+    return math.ceil((config.max_epochs or 1) * steps_per_epoch)
+
+
+def ranks() -> tuple[int, int]:
+    """Ranks in all and on this machine; torchrun says so, and without it there is one."""
+    return int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def find_source(config: Config, folder: RunFolder) -> Checkpoint | None:
+    """The checkpoint to resume from, once it is known to fit the settings."""
+    problems = strategy_problems(config)
+    source = choose_checkpoint(config.resume, folder.checkpoints)
+    if source is not None:
+        problems += resume_problems(source, config, layout_of(config), ranks()[0])
+    if problems:
+        raise ConfigError(problems)
+    return source
+
+
+def build_trainer(
+    config: Config, accumulation: int, total_steps: int, callbacks: list[L.Callback], folder: RunFolder
+) -> L.Trainer:
+    """Lightning's Trainer with its own logging, checkpoints, sampler and validation rhythm switched off."""
+    world_size, local_world_size = ranks()
+    strategy = build_strategy(config, world_size)
+    arguments: dict[str, Any] = {
+        "accelerator": "cpu" if on_cpu(config) else "cuda",
+        "devices": local_world_size,
+        "num_nodes": world_size // local_world_size,
+        "strategy": strategy,
+        "max_steps": total_steps,
+        "max_epochs": -1,
+        "accumulate_grad_batches": accumulation,
+        # The module clips; only DeepSpeed has to know the limit, since its gradients are out of reach.
+        "gradient_clip_val": config.trainer.gradient_clip_norm if hasattr(strategy, "clips_gradients") else None,
+        # Never of its own accord: see validation.py.
+        "val_check_interval": total_steps * accumulation + 1,
+        "check_val_every_n_epoch": None,
+        "num_sanity_val_steps": 0,
+        "use_distributed_sampler": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "logger": build_loggers(config, folder) or False,
+        "log_every_n_steps": config.trainer.log_every_n_steps,
+        "default_root_dir": str(folder.path),
+        "callbacks": callbacks,
+        **_precision(config),
+    }
+    return L.Trainer(**{**arguments, **config.trainer.extra})
+
+
+def _precision(config: Config) -> dict[str, Any]:
+    name = strategy_name(config)
+    plugins: list[Any] = [PlainFile()] if layout_of(config) == "file" else []
+    if config.trainer.precision == "bf16-true" and name != "zero":
+        return {"plugins": [*plugins, HalfParameters("bf16-true")]}
+    return {"plugins": plugins, "precision": config.trainer.precision}
+
+
+class TrainMode(L.Callback):
+    """Holds promise 4: transformers loads in eval mode, and Lightning keeps what it finds."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Checks every module before the first step."""
+        idle = [name for name, module in pl_module.named_modules() if not module.training]
+        assert not idle, f"modules in eval mode at the start of the fit: {idle[:5]}"
+
+
+class Export(L.Callback):
+    """Writes ``RUN_DIR/model`` when the last step is done."""
+
+    def __init__(self, tokenizer: Any, folder: RunFolder) -> None:
+        self.tokenizer = tokenizer
+        self.folder = folder
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Runs on all ranks while the strategy still holds the weights; also when nothing was left to do."""
+        assert isinstance(pl_module, LanguageModelModule)
+        if trainer.global_step == pl_module.total_steps:
+            save_model(trainer, pl_module, self.tokenizer, self.folder.model)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Drops the warnings of ``NOISE`` and Lightning's lines about itself."""
+    with warnings.catch_warnings():
+        for pattern in NOISE:
+            warnings.filterwarnings("ignore", message=pattern)
+        for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        yield

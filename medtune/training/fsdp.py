@@ -1,0 +1,74 @@
+"""FSDP2: ``fully_shard`` on every decoder layer and on the whole, through Lightning's ModelParallelStrategy."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.fsdp import fully_shard
+
+
+class FullyShardedStrategy(ModelParallelStrategy):
+    """Shards parameters, gradients and optimizer state over all ranks.
+
+    Checkpoints are torch's distributed ones and can be resumed on another number of ranks.
+
+    Args:
+        reshard_after_forward: See :func:`medtune.training.strategies.fsdp`.
+    """
+
+    def __init__(self, reshard_after_forward: bool = True) -> None:
+        super().__init__(tensor_parallel_size=1)
+        self.reshard_after_forward = reshard_after_forward
+
+    def setup_environment(self) -> None:
+        """Puts every rank of every machine into one data-parallel mesh."""
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+
+    def place_model(self, model: nn.Module) -> nn.Module:
+        """Shards ``model`` in place, a layer at a time: a device never holds it whole."""
+        mesh = self.device_mesh["data_parallel"]
+        for layer in decoder_layers(model):
+            fully_shard(layer, mesh=mesh, reshard_after_forward=self.reshard_after_forward)
+        fully_shard(model, mesh=mesh, reshard_after_forward=self.reshard_after_forward)
+        return model
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Loads model and optimizer in place and returns the rest.
+
+        Lightning's own asks the checkpoint for every parameter; one of an adapter leaves the frozen out.
+        """
+        path = Path(self.broadcast(checkpoint_path))
+        model, optimizer = self.model, self.optimizers[0]
+        assert model is not None
+        assert self.lightning_module is not None
+        strict = self.lightning_module.strict_loading
+        trained = {name for name, parameter in model.named_parameters() if strict or parameter.requires_grad}
+        weights = {name: value for name, value in get_model_state_dict(model).items() if name in trained}
+        state = {"state_dict": weights, "optimizer_0": get_optimizer_state_dict(model, optimizer)}
+        dcp.load(state, checkpoint_id=path)
+        set_model_state_dict(model, weights, options=StateDictOptions(strict=strict))
+        set_optimizer_state_dict(model, optimizer, optim_state_dict=state["optimizer_0"])
+        rest: dict[str, Any] = torch.load(path / "meta.pt", map_location="cpu", weights_only=weights_only)
+        return rest
+
+
+def decoder_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers that transformers calls indivisible, else the members of the longest module list."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    names = set(getattr(base, "_no_split_modules", None) or ())
+    layers = [module for module in model.modules() if type(module).__name__ in names]
+    if layers:
+        return layers
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return list(max(lists, key=len, default=()))

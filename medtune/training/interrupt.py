@@ -1,0 +1,85 @@
+"""Signals end the run at the end of a step, with its state saved."""
+
+import logging
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+import torch.distributed as dist
+
+from medtune.training.checkpoints import Checkpoints
+
+log = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupt(L.Callback):
+    """Stops the fit after the step in which SIGINT or SIGTERM arrived; a second signal aborts.
+
+    The ranks agree on the step: each adds its flag to a sum that is read at the end of the next step,
+    so nobody waits for it.
+
+    Args:
+        checkpoints: Saves the state before the fit ends.
+
+    Attributes:
+        signal_number: The signal that ended the fit; None when it was not interrupted.
+    """
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self.checkpoints = checkpoints
+        self.signal_number: int | None = None
+        self._received = 0
+        self._previous: dict[int, Any] = {}
+        self._shared: tuple[torch.Tensor, Any] | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Takes the signals over from Lightning, whose handlers lose the step or exit at once."""
+        self._previous = {number: signal.signal(number, self._receive) for number in SIGNALS}
+        # Lightning asks rank zero about SIGTERM before every micro batch, and waits for the answer;
+        # the agreement below replaces it.
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self._received:
+            log.error("second signal: stopping at once, without saving")
+            signal.signal(number, signal.SIG_DFL)
+            sys.exit(128 + number)
+        self._received = number
+        log.warning("%s: stopping after this step; once more stops at once", signal.Signals(number).name)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """At the end of a step: saves and ends the fit when some rank received a signal."""
+        if (batch_idx + 1) % trainer.accumulate_grad_batches or trainer.global_step == trainer.max_steps:
+            return
+        number = self._agreed(trainer, pl_module.device)
+        if not number:
+            return
+        self.signal_number = number
+        self.checkpoints.save(trainer)
+        # Not trainer.should_stop, which would validate once more.
+        trainer.fit_loop.epoch_loop.max_steps = trainer.global_step
+
+    def _agreed(self, trainer: L.Trainer, device: torch.device) -> int:
+        if trainer.world_size == 1:
+            return self._received
+        earlier, flag = self._shared, torch.tensor([self._received], device=device)
+        self._shared = (flag, dist.all_reduce(flag, op=dist.ReduceOp.MAX, async_op=True))
+        if earlier is None:
+            return 0
+        earlier[1].wait()
+        return int(earlier[0])
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Gives the signals back and waits for the last agreement."""
+        if self._shared is not None:
+            self._shared[1].wait()
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous, self._shared = {}, None

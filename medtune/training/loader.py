@@ -1,0 +1,76 @@
+"""The training batches as one stream from a given step to the last, across epochs."""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import lightning.pytorch as L
+
+from medtune.training.losses import learned_columns
+
+
+class StepLoader:
+    """Yields the micro batches of the steps ``first_step + 1`` to ``total_steps``.
+
+    Lightning sees a single epoch of known length, so its own epoch counters never have to agree with
+    the data's, and a fit may end or resume anywhere.
+
+    Args:
+        datamodule: Its ``train_dataloader()`` has a batch sampler with ``start(global_step)`` that
+            goes on to the end of that step's epoch.
+        first_step: Steps that are done already.
+        total_steps: Steps of the whole fit.
+    """
+
+    def __init__(self, datamodule: Any, first_step: int, total_steps: int) -> None:
+        self.datamodule = datamodule
+        self.plan = datamodule.step_plan
+        self.first_step = first_step
+        self.total_steps = total_steps
+
+    def __len__(self) -> int:
+        # Lightning compares it with the micro batches of all steps, those before a resume included.
+        return int(self.total_steps * self.plan.accumulation)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        loader = self.datamodule.train_dataloader()
+        step = self.first_step
+        while step < self.total_steps:
+            epoch_end = (step // self.plan.steps_per_epoch + 1) * self.plan.steps_per_epoch
+            stop = min(epoch_end, self.total_steps)
+            loader.batch_sampler.start(step)
+            yield from islice(loader, (stop - step) * self.plan.accumulation)
+            step = stop
+
+
+class StepData(L.LightningDataModule):
+    """Gives Lightning the training rows as a :class:`StepLoader` and the validation rows as they are.
+
+    Args:
+        datamodule: With ``step_plan``, ``train_dataloader`` and ``val_dataloader``.
+        first_step: Steps that are done already.
+        total_steps: Steps of the whole fit.
+    """
+
+    def __init__(self, datamodule: Any, first_step: int, total_steps: int) -> None:
+        super().__init__()
+        self.datamodule = datamodule
+        self.first_step = first_step
+        self.total_steps = total_steps
+
+    def train_dataloader(self) -> StepLoader:
+        """One stream over all steps that are left."""
+        return StepLoader(self.datamodule, self.first_step, self.total_steps)
+
+    def val_dataloader(self) -> Any:
+        """The validation loader of the wrapped datamodule; an empty list when there is none."""
+        return self.datamodule.val_dataloader()
+
+    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Adds what is cheap to know while the batch is on the CPU and would wait for the device later.
+
+        ``columns``, see :func:`losses.learned_columns`, and ``tokens``, their number without padding.
+        """
+        batch["columns"] = learned_columns(batch["labels"])
+        batch["tokens"] = int((batch["document_ids"] > 0).sum())
+        return batch

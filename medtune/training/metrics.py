@@ -1,0 +1,203 @@
+"""Losses, rates and counters of the fit: one JSON line per logged step, and the loggers' feed."""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+
+from medtune.runtime.record import write_text
+from medtune.training.modules import LanguageModelModule
+
+log = logging.getLogger(__name__)
+
+
+class NonFiniteLossError(Exception):
+    """The loss became nan or infinite; the message names the step and the rows."""
+
+
+class Stopwatch:
+    """Time spent training: what runs inside :meth:`paused` does not count."""
+
+    def __init__(self) -> None:
+        self.began = time.perf_counter()
+
+    def lap(self) -> float:
+        """Seconds since the last lap, pauses left out; starts the next."""
+        now = time.perf_counter()
+        seconds, self.began = now - self.began, now
+        return max(seconds, 1e-9)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves the block's time out of the lap."""
+        start = time.perf_counter()
+        yield
+        self.began += time.perf_counter() - start
+
+
+class Metrics(L.Callback):
+    """Sums what the steps did and writes it every few steps.
+
+    Nothing of it waits for the device between two lines: the sums stay where they are made, and the
+    ranks' shares meet once per line.
+
+    Args:
+        file: ``metrics.jsonl``; appended to.
+        every_n_steps: Steps between two lines.
+        steps_per_epoch: For the ``epoch`` column.
+    """
+
+    def __init__(self, file: Path, every_n_steps: int, steps_per_epoch: int) -> None:
+        self.file = file
+        self.every_n_steps = every_n_steps
+        self.steps_per_epoch = steps_per_epoch
+        self.watch = Stopwatch()
+        self.tokens = 0
+        self.learned_tokens = 0
+        self.seconds = 0.0
+        self.last: dict[str, Any] = {}
+        self.last_validation: dict[str, Any] = {}
+        self._window_tokens = 0
+        self._window_learned = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counters, for a checkpoint; every line before it has been written."""
+        return {"tokens": self.tokens, "learned_tokens": self.learned_tokens, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on counting where a checkpoint was written."""
+        self.tokens, self.learned_tokens = state_dict["tokens"], state_dict["learned_tokens"]
+        self.seconds = state_dict["seconds"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Removes lines of steps that will be taken again, and starts the clock."""
+        if trainer.is_global_zero:
+            forget_lines_after(self.file, trainer.global_step)
+        self.watch.lap()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts a micro batch, and at the end of a step writes a line when one is due."""
+        self._window_tokens += batch["tokens"]
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        self._window_learned += batch["step_tokens"]
+        step = trainer.global_step
+        if step % self.every_n_steps == 0 or step == trainer.max_steps:
+            assert isinstance(pl_module, LanguageModelModule)
+            self.flush(trainer, pl_module)
+
+    def flush(self, trainer: L.Trainer, module: LanguageModelModule) -> None:
+        """Writes a line about the steps since the last one, if there were any; all ranks together.
+
+        Raises:
+            NonFiniteLossError: The loss of one of those steps is nan or infinite.
+        """
+        if not self._window_tokens and not self._window_learned:
+            return
+        sums = torch.tensor([0.0, self._window_tokens], dtype=torch.float64, device=module.device)
+        sums[0] += module.step_sum
+        ce_sum, tokens = trainer.strategy.reduce(sums, reduce_op="sum").tolist()
+        if not math.isfinite(ce_sum):
+            raise NonFiniteLossError(non_finite_message(module, trainer.global_step))
+        seconds, learned = self.watch.lap(), self._window_learned
+        self.tokens += int(tokens)
+        self.learned_tokens += learned
+        self.seconds += seconds
+        self._clear(module)
+        self.last = {
+            "train/loss": ce_sum / max(1, learned),
+            "train/lr": module.learning_rate_of(trainer.global_step),
+            "train/grad_norm": gradient_norm(trainer, module),
+            "train/tokens_per_second": tokens / seconds,
+            "train/learned_tokens_per_second": learned / seconds,
+        }
+        self.write(trainer, self.last)
+
+    def _clear(self, module: LanguageModelModule) -> None:
+        module.step_sum = 0.0
+        module.seen_rows.clear()
+        self._window_tokens = self._window_learned = 0
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Closes the line before the validation."""
+        assert isinstance(pl_module, LanguageModelModule)
+        self.flush(trainer, pl_module)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes the validation's own line."""
+        assert isinstance(pl_module, LanguageModelModule)
+        self.last_validation = dict(pl_module.val_results)
+        self.write(trainer, self.last_validation)
+        self.watch.lap()
+
+    def write(self, trainer: L.Trainer, values: dict[str, Any]) -> None:
+        """Appends a line and hands it to the loggers; rank zero only."""
+        if not trainer.is_global_zero:
+            return
+        step = trainer.global_step
+        line = {
+            "step": step,
+            "epoch": round(step / self.steps_per_epoch, 4),
+            "train/tokens": self.tokens,
+            "train/learned_tokens": self.learned_tokens,
+            "train/seconds": round(self.seconds, 3),
+            **values,
+        }
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self.file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        for logger in trainer.loggers:
+            logger.log_metrics({key: value for key, value in line.items() if key != "step"}, step=step)
+
+
+def gradient_norm(trainer: L.Trainer, module: LanguageModelModule) -> float | None:
+    """The global norm of the last step's gradient before clipping; a collective call under FSDP2."""
+    norm: Any = module.grad_norm
+    if getattr(trainer.strategy, "clips_gradients", False):
+        norm = trainer.strategy.deepspeed_engine.get_global_grad_norm()  # type: ignore[attr-defined]
+    if norm is None:
+        return None
+    return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+
+
+def non_finite_message(module: LanguageModelModule, step: int) -> str:
+    """Says where the first bad loss was seen on this rank."""
+    for seen_step, rows, ce_sum in module.seen_rows:
+        if not bool(torch.isfinite(ce_sum)):
+            value = float(ce_sum)
+            return (
+                f"step {seen_step}: the loss is {value} on rows {rows} of the training split; "
+                "the last checkpoint is untouched. Lower optim.lr, lengthen schedule.warmup_steps, "
+                "set trainer.gradient_clip_norm=1.0, or look at those rows"
+            )
+    return f"step {step} or one just before it: the loss is not finite on another rank; see that rank's log"
+
+
+def forget_lines_after(file: Path, step: int) -> None:
+    """Removes the lines of steps after ``step`` and a last line that was cut off by a crash."""
+    if not file.exists():
+        return
+    kept = []
+    for text in file.read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            log.warning("%s: dropped a line that is not whole: %.60r", file, text)
+            continue
+        if line["step"] <= step:
+            kept.append(text)
+    write_text(file, "".join(text + "\n" for text in kept))
+
+
+def read_metrics(file: Path) -> list[dict[str, Any]]:
+    """The lines of a ``metrics.jsonl``, oldest first."""
+    return [json.loads(text) for text in file.read_text(encoding="utf-8").splitlines()]

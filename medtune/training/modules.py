@@ -1,0 +1,163 @@
+"""The LightningModules: continued pretraining and supervised fine-tuning share one step.
+
+Shapes: B rows, T tokens in a row, K columns with a learned label, V vocabulary.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from medtune.config.schema import Config
+from medtune.models.attention import attention_inputs
+from medtune.models.load import load_model
+from medtune.training import losses
+from medtune.training.optim import build_optimizer, build_schedule, learning_rate_factor
+
+Batch = dict[str, Any]  # docs/architecture.md; loader.StepData adds "columns" and "tokens"
+
+
+class LanguageModelModule(L.LightningModule):
+    """Trains a causal language model on the loss of :mod:`medtune.training.losses`.
+
+    Args:
+        config: The settled configuration.
+        total_steps: Optimizer steps of the whole fit, which the schedule is stretched over.
+        build_model: Makes the network, in any mode, on the CPU. Default: ``models.load.load_model``.
+    """
+
+    def __init__(
+        self, config: Config, total_steps: int, build_model: Callable[[], nn.Module] | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.total_steps = total_steps
+        self.build_model = build_model or (lambda: load_model(config, for_training=True))
+        self.model: Any = None
+        # An adapter's checkpoint leaves the frozen base out, so loading cannot insist on every key.
+        self.strict_loading = config.adapter.name == "none"
+        self.step_sum: Tensor | float = 0.0
+        self.val_sums: Tensor | None = None
+        self.val_results: dict[str, float] = {}
+        self.grad_norm: Tensor | None = None
+        self.seen_rows: list[tuple[int, list[int], Tensor]] = []
+
+    def configure_model(self) -> None:
+        """Builds the network and lets the strategy place it; a second call does nothing.
+
+        It is built on the CPU under every strategy, so that one seed gives one set of weights.
+        """
+        if self.model is not None:
+            return
+        with torch.device("cpu"):
+            model = self.build_model()
+        place = getattr(self.trainer.strategy, "place_model", None)
+        self.model = (place(model) if place else model).train()
+
+    def forward_logits(self, batch: Batch) -> Tensor:
+        """The logits of the batch's learned columns, [B, K, V]."""
+        columns = batch["columns"]
+        model_config = self.model.config
+        kwargs: dict[str, Any] = attention_inputs(
+            model_type=model_config.model_type,
+            attention=self.config.model.attention,
+            document_ids=batch["document_ids"],
+            position_ids=batch["position_ids"],
+            packed=batch["packed"],
+            dtype=self._attention_dtype(),
+        )
+        if self._takes_columns():
+            kwargs["logits_to_keep"] = columns
+        logits: Tensor = self.model(input_ids=batch["input_ids"], **kwargs).logits
+        return logits if self._takes_columns() else logits[:, columns]
+
+    def _attention_dtype(self) -> torch.dtype:
+        precision = self.config.trainer.precision
+        return torch.float32 if precision == "32-true" else torch.bfloat16
+
+    def _takes_columns(self) -> bool:
+        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        return "logits_to_keep" in inspect.signature(base.forward).parameters
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One micro batch; its loss is scaled so that the step's gradients are those of the definition."""
+        labels = losses.next_labels(batch["labels"], batch["columns"])
+        ce_sum = losses.summed_cross_entropy(self.forward_logits(batch), labels)
+        self.step_sum = self.step_sum + ce_sum.detach()
+        self.seen_rows.append((self.trainer.global_step + 1, batch.get("rows", []), ce_sum.detach()))
+        return losses.step_loss(
+            ce_sum, batch["step_tokens"], self.trainer.world_size, self.trainer.accumulate_grad_batches
+        )
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clips the gradient and keeps its norm; DeepSpeed does both itself."""
+        if getattr(self.trainer.strategy, "clips_gradients", False):
+            return
+        gradients = [p for p in self.parameters() if p.grad is not None]
+        limit = self.config.trainer.gradient_clip_norm
+        if limit is None:
+            self.grad_norm = torch.nn.utils.get_total_norm([p.grad for p in gradients if p.grad is not None])
+        else:
+            self.grad_norm = torch.nn.utils.clip_grad_norm_(gradients, limit)
+
+    def on_validation_epoch_start(self) -> None:
+        """Starts the sums of one validation."""
+        self.val_sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Adds one batch's cross-entropy, correct tokens and learned tokens."""
+        assert self.val_sums is not None
+        labels = losses.next_labels(batch["labels"], batch["columns"])
+        logits = self.forward_logits(batch)
+        self.val_sums[0] += losses.summed_cross_entropy(logits, labels)
+        self.val_sums[1] += losses.count_correct(logits, labels)
+        self.val_sums[2] += losses.count_learned(labels)
+
+    def on_validation_epoch_end(self) -> None:
+        """Turns the sums over all ranks into ``val/loss`` and ``val/accuracy``."""
+        assert self.val_sums is not None
+        ce_sum, correct, count = self.trainer.strategy.reduce(self.val_sums, reduce_op="sum").tolist()
+        self.val_results = self.validation_metrics(ce_sum / max(1, count), correct / max(1, count))
+        # So that Lightning's own callbacks (EarlyStopping) can watch them.
+        self.log_dict(self.val_results, sync_dist=False, rank_zero_only=False)
+
+    def validation_metrics(self, loss: float, accuracy: float) -> dict[str, float]:
+        """What a validation reports, by name."""
+        return {"val/loss": loss, "val/accuracy": accuracy}
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer, and the schedule stepped with every update."""
+        optimizer = build_optimizer(self.model, self.config.optim)
+        schedule = build_schedule(optimizer, self.config.schedule, self.total_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def learning_rate_of(self, step: int) -> float:
+        """The learning rate that update number ``step`` (from 1) used."""
+        return self.config.optim.lr * learning_rate_factor(step - 1, self.config.schedule, self.total_steps)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leaves frozen weights out: an adapter's checkpoint holds the adapter."""
+        if self.strict_loading or "state_dict" not in checkpoint:
+            return
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        state: Mapping[str, Any] = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: value for name, value in state.items() if name in trained}
+
+
+class PretrainModule(LanguageModelModule):
+    """Continued pretraining: every token is learned, so perplexity means something."""
+
+    def validation_metrics(self, loss: float, accuracy: float) -> dict[str, float]:
+        """Adds ``val/perplexity``."""
+        return {**super().validation_metrics(loss, accuracy), "val/perplexity": losses.exp_loss(loss)}
+
+
+class SFTModule(LanguageModelModule):
+    """Supervised fine-tuning: the responses are learned; the data's labels say which tokens those are."""
+
+
+MODULES: dict[str, type[LanguageModelModule]] = {"pretrain": PretrainModule, "sft": SFTModule}

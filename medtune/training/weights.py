@@ -1,0 +1,130 @@
+"""The trained weights: gathered from a running strategy, read from any checkpoint, written as a folder."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from medtune.config.schema import Config
+from medtune.runtime.record import whole_folder, write_json
+from medtune.training.checkpoints import Checkpoint
+from medtune.training.modules import LanguageModelModule
+from medtune.training.strategies import layout_of
+
+log = logging.getLogger(__name__)
+
+PREFIX = "model."  # of the network's tensors inside the LightningModule
+CARD = "medtune.json"
+CARD_SECTIONS = ("model", "template", "adapter", "quantization", "objective")
+
+
+def weights_of(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Reads the network's tensors from a checkpoint of any layout, in this one process.
+
+    Returns:
+        Tensors on the CPU by their names in the network. ZeRO's are its float32 masters. A run with an
+        adapter kept only what was trained.
+    """
+    readers = {"file": _weights_of_file, "fsdp": _weights_of_distributed}
+    weights = readers.get(checkpoint.layout, _weights_of_zero)(checkpoint.state)
+    return {name.removeprefix(PREFIX): tensor for name, tensor in weights.items()}
+
+
+def _weights_of_file(path: Path) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)["state_dict"]
+    return state
+
+
+def _weights_of_zero(path: Path) -> dict[str, Tensor]:
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    state = get_fp32_state_dict_from_zero_checkpoint(str(path), tag="checkpoint", exclude_frozen_parameters=True)
+    return dict(state)
+
+
+def _weights_of_distributed(path: Path) -> dict[str, Tensor]:
+    from torch.distributed.checkpoint import FileSystemReader
+    from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
+    from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
+
+    state: dict[str, Any] = {}
+    # As torch's own dcp_to_torch_save does it, but without the optimizer's two thirds.
+    planner = _EmptyStateDictLoadPlanner(keys={"state_dict"})
+    _load_state_dict(state, storage_reader=FileSystemReader(path), planner=planner, no_dist=True)
+    weights: dict[str, Tensor] = state["state_dict"]
+    return weights
+
+
+def gathered_weights(module: LanguageModelModule, layout: str, is_global_zero: bool) -> dict[str, Tensor]:
+    """The network's tensors, whole, on the CPU of rank zero; empty on the others. All ranks call it."""
+    if layout == "zero3":
+        return _gathered_from_zero(module.model, is_global_zero)
+    if layout == "fsdp":
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+        return get_model_state_dict(module.model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    if not is_global_zero:
+        return {}
+    return {name: tensor.detach().cpu() for name, tensor in module.model.state_dict().items()}
+
+
+def _gathered_from_zero(model: nn.Module, is_global_zero: bool) -> dict[str, Tensor]:
+    import deepspeed
+
+    weights: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        with deepspeed.zero.GatheredParameters([parameter]):
+            if is_global_zero:
+                weights[name] = parameter.detach().cpu().clone()
+    persistent = {name for name, _ in model.named_buffers()} & set(model.state_dict())
+    weights.update({name: buffer.cpu() for name, buffer in model.named_buffers() if name in persistent})
+    return weights if is_global_zero else {}
+
+
+def save_model(trainer: L.Trainer, module: LanguageModelModule, tokenizer: Any, folder: Path) -> None:
+    """Writes the trained weights as a Hugging Face folder; all ranks call it, rank zero writes.
+
+    With an adapter it is the adapter's folder, which names its base.
+
+    Raises:
+        ValueError: It could not be written; what was at ``folder`` is still there.
+    """
+    config = module.config
+    weights = gathered_weights(module, layout_of(config), trainer.is_global_zero)
+    if trainer.is_global_zero:
+        write_model(module.model, weights, tokenizer, config, folder)
+    trainer.strategy.barrier()
+
+
+def write_model(model: Any, weights: dict[str, Tensor], tokenizer: Any, config: Config, folder: Path) -> None:
+    """Writes a model folder that explains itself; see :func:`save_model`.
+
+    Args:
+        model: The network (for its configuration and its own way of saving), as transformers or peft has it.
+        weights: Its whole tensors by name.
+        tokenizer: Saved beside it.
+        config: Of the run; the sections in ``CARD_SECTIONS`` go to ``medtune.json``.
+        folder: Replaced once the new one is whole.
+    """
+    more = {"save_embedding_layers": False} if config.adapter.name != "none" else {}
+    size = sum(tensor.nbytes for tensor in weights.values())
+    with whole_folder(folder) as aside:
+        try:
+            model.save_pretrained(aside, state_dict=weights, **more)
+            tokenizer.save_pretrained(aside)
+            write_json(aside / CARD, model_card(config))
+        except SafetensorError as error:
+            raise OSError(0, f"{error}; about {size / 2**20:.0f} MiB are needed") from error
+    log.info("model %s", folder)
+
+
+def model_card(config: Config) -> dict[str, Any]:
+    """What a reader of a model folder must know to use it as it was trained."""
+    from dataclasses import asdict
+
+    whole = asdict(config)
+    return {section: whole[section] for section in CARD_SECTIONS}
