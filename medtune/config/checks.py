@@ -1,0 +1,252 @@
+"""The rules between settings; all that are broken are told together, before anything heavy loads."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from medtune.config.keys import value_of
+from medtune.config.load import show
+from medtune.config.nodes import node_problems
+from medtune.config.paths import path_problems, split_answered
+from medtune.config.schema import Config
+from medtune.config.suggest import did_you_mean, nearest
+
+Rule = Callable[[Config], Iterable[str]]
+
+INFINITY = float("inf")
+# Tasks that divide their work over devices; the others run in one process.
+TASKS_OF_MANY = ("train", "generate", "evaluate")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the settings are checked against."""
+
+    gpus: int
+    cores: int
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a key may have; ``above`` leaves the lower end out, ``below`` the upper."""
+
+    key: str
+    low: float
+    high: float = INFINITY
+    above: bool = False
+    below: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Whether ``value`` lies in it; NaN never does."""
+        low = value > self.low if self.above else value >= self.low
+        high = value < self.high if self.below else value <= self.high
+        return low and high
+
+    def words(self) -> str:
+        """The range in words: "at least 1", "from 0 to below 1"."""
+        low = f"{'above' if self.above else 'at least'} {self.low:g}"
+        return (
+            low
+            if self.high == INFINITY
+            else f"{low} and {'below' if self.below else 'at most'} {self.high:g}"
+        )
+
+
+RANGES = (
+    Range("seed", 0, 2**32 - 1),
+    Range("adapter.rank", 1),
+    Range("adapter.alpha", 0, above=True),
+    Range("adapter.dropout", 0, 1, below=True),
+    Range("data.sequence_length", 2),
+    Range("data.micro_batch_size", 1),
+    Range("data.global_batch_size", 1),
+    Range("data.max_examples", 1),
+    Range("data.num_workers", 0),
+    Range("optim.lr", 0, INFINITY, below=True),
+    Range("optim.eps", 0),
+    Range("optim.weight_decay", 0),
+    Range("schedule.warmup_ratio", 0, 1),
+    Range("schedule.warmup_steps", 0),
+    Range("schedule.min_lr_ratio", 0, 1),
+    Range("trainer.devices", 1),
+    Range("trainer.max_steps", 1),
+    Range("trainer.max_epochs", 0, above=True),
+    Range("trainer.gradient_clip_norm", 0, above=True),
+    Range("trainer.log_every_n_steps", 1),
+    Range("trainer.val_every_n_steps", 1),
+    Range("trainer.val_max_rows", 1),
+    Range("checkpoint.every_n_steps", 1),
+    Range("checkpoint.keep_last", 1),
+    Range("eval.limit", 1),
+    Range("generate.max_new_tokens", 1),
+    Range("generate.batch_tokens", 1),
+    Range("generate.temperature", 0),
+    Range("generate.top_p", 0, 1, above=True),
+    Range("generate.top_k", 0),
+    Range("generate.repetition_penalty", 0, above=True),
+    Range("launcher.master_port", 1, 65535),
+)
+
+
+def check(config: Config, machine: Machine, more: Iterable[Rule] = ()) -> list[str]:
+    """Every problem of the settings; none when the run may start.
+
+    Args:
+        config: With absolute paths and the devices decided.
+        machine: Where it is to run.
+        more: Rules of other layers.
+    """
+    problems = [problem for rule in (*RULES, *more) for problem in rule(config)]
+    return [*problems, *device_problems(config, machine)]
+
+
+def range_problems(config: Config) -> Iterator[str]:
+    """Numbers outside what they mean."""
+    for limits in RANGES:
+        value = value_of(config, limits.key)
+        if value is not None and not limits.holds(value):
+            yield f"{limits.key}={show(value)} must be {limits.words()}"
+    betas = config.optim.betas
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        yield f"optim.betas={show(betas)} must be two numbers from 0 to below 1"
+
+
+def batch_problems(config: Config) -> Iterator[str]:
+    """A global batch that the devices cannot share evenly."""
+    if config.task != "train":
+        return
+    micro, whole = config.data.micro_batch_size, config.data.global_batch_size
+    devices = (config.trainer.devices or 1) * config.trainer.num_nodes
+    per_pass = micro * devices
+    if per_pass > 0 and whole % per_pass:
+        nearest_whole = max(per_pass, round(whole / per_pass) * per_pass)
+        yield (
+            f"data.global_batch_size={whole} is not a multiple of data.micro_batch_size * trainer.devices "
+            f"({micro} * {devices} = {per_pass}); the nearest is data.global_batch_size={nearest_whole}"
+        )
+
+
+def node_count_problems(config: Config) -> Iterator[str]:
+    """Several machines, which the local launcher cannot start."""
+    if config.trainer.num_nodes != 1:
+        yield (
+            f"trainer.num_nodes={config.trainer.num_nodes}: launcher=local starts processes on this machine "
+            "only; set trainer.num_nodes=1"
+        )
+
+
+def device_problems(config: Config, machine: Machine) -> Iterator[str]:
+    """More or other devices than the machine shows."""
+    devices = config.trainer.devices or 1
+    if config.trainer.accelerator == "cuda" and machine.gpus == 0:
+        yield "trainer.accelerator=cuda, but no GPU is visible here; set trainer.accelerator=cpu"
+    elif config.trainer.accelerator == "cuda" and devices > machine.gpus:
+        yield (
+            f"trainer.devices={devices}, but {machine.gpus} GPUs are visible here; "
+            f"set trainer.devices={machine.gpus}"
+        )
+
+
+def quantization_problems(config: Config) -> Iterator[str]:
+    """A quantised base, which cannot be trained itself."""
+    name = config.quantization.name
+    if config.task == "train" and name != "none" and config.adapter.name == "none":
+        yield f"quantization={name} freezes the weights, so there is nothing to train; add adapter=lora"
+
+
+def objective_problems(config: Config) -> Iterator[str]:
+    """Rows that the objective cannot learn from."""
+    if config.task not in ("train", "prepare") or config.objective == "pretrain":
+        return
+    if config.data.format == "text":
+        yield (
+            f"objective=sft learns responses, but data={config.data.name} (data.format=text) has none; "
+            "set objective=pretrain"
+        )
+    if config.data.overlong == "split":
+        yield (
+            "data.overlong=split cuts a text into several, which would part a response from its prompt; "
+            "set objective=pretrain, or data.overlong=truncate"
+        )
+    if config.data.packing == "concat":
+        yield (
+            "data.packing=concat cuts rows anywhere, which would part a response from its prompt; "
+            "set objective=pretrain, or data.packing=bfd"
+        )
+
+
+def split_problems(config: Config) -> Iterator[str]:
+    """Split names that ``data.splits`` does not have."""
+    known = config.data.splits
+    has = f"data={config.data.name} has {', '.join(known) or 'no splits'}"
+    if config.task in ("train", "prepare") and "train" not in known:
+        yield f"task={config.task} needs data.splits.train; {has}"
+    if config.task == "train" and config.eval.after_fit:
+        for split in config.data.eval_splits:
+            if split not in known:
+                meant = did_you_mean(nearest(split, known))
+                yield f"data.eval_splits={show(config.data.eval_splits)}: {has}{meant}"
+    answered = split_answered(config)
+    if answered is not None and answered not in known:
+        near = nearest(answered, known)
+        meant = did_you_mean(f"generate.split={near}" if near else None)
+        yield f"generate.split={answered} is not a split; {has}{meant}"
+
+
+def answer_problems(config: Config) -> Iterator[str]:
+    """Nothing to answer, or prompts that the format does not have."""
+    evaluated = bool(config.data.eval_splits) and config.eval.after_fit
+    if config.task == "train" and config.data.format == "text" and evaluated:
+        yield "data.format=text has no prompts to answer; set data.eval_splits=[]"
+    if config.task == "generate" and not config.generate.input and split_answered(config) is None:
+        yield "task=generate has nothing to answer; set generate.split=SPLIT or generate.input=FILE"
+    needs_gold = config.task == "evaluate" and not config.evaluate.references
+    if needs_gold and split_answered(config) is None:
+        yield "task=evaluate has no gold; set generate.split=SPLIT or evaluate.references=FILE"
+
+
+def model_problems(config: Config) -> Iterator[str]:
+    """A model that the settings do not determine."""
+    if config.task == "evaluate" and config.evaluate.predictions:
+        return
+    model = config.model
+    if model.path is None and model.init == "pretrained" and config.weights is None:
+        yield (
+            f"model.path is not set, and model={model.name} needs it; "
+            "set model.path=FOLDER, or model.init=random"
+        )
+    if model.path is None and model.init == "random":
+        if model.model_type is None:
+            yield "model.init=random without model.path needs model.model_type (llama, baichuan, ...)"
+        if model.tokenizer is None:
+            yield "model.init=random without model.path needs model.tokenizer=FOLDER"
+    if config.task == "export" and config.weights is None and model.init == "random":
+        yield "task=export has nothing to export; set weights=RUN_DIR"
+
+
+def template_problems(config: Config) -> Iterator[str]:
+    """A template that does not show the prompt once."""
+    count = config.template.prompt.count("{prompt}")
+    if count != 1:
+        yield f"template.prompt must hold {{prompt}} exactly once; it holds it {count} times"
+
+
+def resume_problems(config: Config) -> Iterator[str]:
+    """A run to continue that is not named."""
+    if config.resume == "auto" and config.run_dir is None:
+        yield "resume=auto needs run_dir=DIR, the run to continue"
+
+
+RULES: tuple[Rule, ...] = (
+    range_problems,
+    batch_problems,
+    node_count_problems,
+    quantization_problems,
+    objective_problems,
+    split_problems,
+    answer_problems,
+    model_problems,
+    template_problems,
+    resume_problems,
+    path_problems,
+    node_problems,
+)

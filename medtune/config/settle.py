@@ -1,0 +1,110 @@
+"""From composed values to the settings of one run: inherited, absolute, derived, checked."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medtune.config.checks import TASKS_OF_MANY, Machine, Rule, check
+from medtune.config.inherit import (
+    RUN_RECORD,
+    SECTIONS_OF_WEIGHTS,
+    TASKS_ON_WEIGHTS,
+    all_sections,
+    find_record,
+    read_record,
+    with_record,
+)
+from medtune.config.load import read_config
+from medtune.config.paths import with_absolute_paths
+from medtune.config.schema import Config
+from medtune.config.unused import unused_warnings
+from medtune.runtime.errors import ConfigError
+
+OWN_OF_A_COMMAND = ("run_dir", "resume")  # never taken from the run that is continued
+
+
+@dataclass
+class Settled:
+    """What a run will do, and what the user should know about it.
+
+    Attributes:
+        notes: Where settings came from that were not typed.
+        warnings: Typed keys that have no effect.
+    """
+
+    config: Config
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def settle(
+    values: Mapping[str, Any],
+    typed: Sequence[str],
+    machine: Machine,
+    start: Path,
+    *,
+    problems: Sequence[str] = (),
+    rules: Sequence[Rule] = (),
+) -> Settled:
+    """Settles composed values into the configuration that the worker reads.
+
+    Args:
+        values: Plain values of the schema's keys.
+        typed: Keys and groups of the command line.
+        machine: Where the run starts.
+        start: The folder that relative paths start from.
+        problems: What is already known to be wrong, told with the rest.
+        rules: Those of other layers.
+
+    Raises:
+        ConfigError: All problems.
+    """
+    values, notes = inherit(values, typed, start)
+    config, unreadable = read_config(values)
+    with_absolute_paths(config, start)
+    choose_devices(config, machine)
+    found = [*problems, *unreadable, *check(config, machine, rules)]
+    if found:
+        raise ConfigError(list(dict.fromkeys(found)))
+    return Settled(config, notes, list(unused_warnings(config, typed)))
+
+
+def inherit(
+    values: Mapping[str, Any], typed: Sequence[str], start: Path
+) -> tuple[Mapping[str, Any], list[str]]:
+    """Takes over the settings of a run that is continued, or of the weights that are used."""
+    notes: list[str] = []
+    earlier = earlier_run(values, start)
+    if earlier:
+        names = [name for name in all_sections() if name not in OWN_OF_A_COMMAND]
+        values, _ = with_record(values, read_record(earlier), names, typed)
+        notes.append(f"continuing the run of {earlier}; its settings hold where this command names no others")
+    weights = values.get("weights")
+    if isinstance(weights, str) and values.get("task") in TASKS_ON_WEIGHTS:
+        record = find_record(start / Path(weights).expanduser())
+        if record:
+            values, taken = with_record(values, record, SECTIONS_OF_WEIGHTS, typed)
+            if taken:
+                notes.append(f"{', '.join(taken)}: as in {record.file}")
+    return values, notes
+
+
+def earlier_run(values: Mapping[str, Any], start: Path) -> Path | None:
+    """The settings file of the run that ``resume=auto`` continues, None when there is none yet."""
+    folder = values.get("run_dir")
+    if values.get("resume") != "auto" or not isinstance(folder, str):
+        return None
+    file = start / Path(folder).expanduser() / RUN_RECORD
+    return file if file.is_file() else None
+
+
+def choose_devices(config: Config, machine: Machine) -> None:
+    """Decides kind and number of devices where the settings leave them open."""
+    trainer = config.trainer
+    if trainer.accelerator == "auto":
+        trainer.accelerator = "cuda" if machine.gpus else "cpu"
+    if config.task not in TASKS_OF_MANY:
+        trainer.devices = 1
+    elif trainer.devices is None:
+        trainer.devices = max(1, machine.gpus) if trainer.accelerator == "cuda" else 1

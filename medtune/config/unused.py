@@ -1,0 +1,195 @@
+"""Keys that were typed and that the run will not read: nothing is ignored without a word."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from medtune.config.schema import Config
+
+MODEL = ("model", "adapter", "quantization", "weights")
+TEXT = ("data", "template")
+SAMPLING = (
+    "generate.max_new_tokens",
+    "generate.temperature",
+    "generate.top_p",
+    "generate.top_k",
+    "generate.repetition_penalty",
+)
+DEVICES = (
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.precision",
+    "trainer.progress",
+)
+# What each task reads, beside the keys that every run has. A section stands for all of its keys.
+READ_BY_TASK = {
+    "train": (
+        *("objective", "resume", "model", "adapter", "quantization", *TEXT, "optim", "schedule", "strategy"),
+        *(
+            "trainer",
+            "logger",
+            "callbacks",
+            "launcher",
+            "checkpoint",
+            "eval",
+            *SAMPLING,
+            "generate.batch_tokens",
+        ),
+        "evaluate.protocol",
+    ),
+    "prepare": (
+        *(
+            "objective",
+            *TEXT,
+            "model.name",
+            "model.path",
+            "model.revision",
+            "model.tokenizer",
+            "model.model_type",
+        ),
+        *("model.init", "trainer.devices", "trainer.max_steps", "trainer.max_epochs", "eval.after_fit"),
+    ),
+    "generate": (*MODEL, *TEXT, *DEVICES, "strategy", "launcher", "generate", "eval.limit"),
+    "evaluate": (
+        *(
+            *MODEL,
+            *TEXT,
+            *DEVICES,
+            "strategy",
+            "launcher",
+            "generate",
+            "evaluate",
+            "eval.limit",
+            "eval.trivial",
+        ),
+    ),
+    "export": (*MODEL, *TEXT, "export", "trainer.precision", "trainer.accelerator"),
+    "chat": (*MODEL, "template", *SAMPLING, "trainer.accelerator", "trainer.precision"),
+}
+ALWAYS_READ = ("name", "group", "tags", "run_dir", "seed", "task")
+# Config groups whose options only set other keys.
+DELTAS = ("experiment", "sweep", "debug")
+
+
+@dataclass(frozen=True)
+class Idle:
+    """Keys that are not read while some option is chosen, and why."""
+
+    keys: tuple[str, ...]
+    when: Callable[[Config], bool]
+    why: Callable[[Config], str]
+
+
+IDLE = (
+    Idle(
+        ("adapter.rank", "adapter.alpha", "adapter.dropout", "adapter.target_modules"),
+        lambda config: config.adapter.name == "none",
+        lambda config: "adapter=none",
+    ),
+    Idle(
+        ("quantization.double_quant", "quantization.compute_dtype"),
+        lambda config: config.quantization.name != "nf4",
+        lambda config: f"quantization={config.quantization.name}",
+    ),
+    Idle(("optim.betas", "optim.eps"), lambda config: config.optim.name == "sgd", lambda config: "optim=sgd"),
+    Idle(
+        ("schedule.min_lr_ratio",),
+        lambda config: config.schedule.name == "constant",
+        lambda config: "schedule=constant",
+    ),
+    Idle(
+        ("schedule.warmup_ratio",),
+        lambda config: config.schedule.warmup_steps is not None,
+        lambda config: f"schedule.warmup_steps={config.schedule.warmup_steps}",
+    ),
+    Idle(
+        ("trainer.max_epochs",),
+        lambda config: config.trainer.max_steps is not None,
+        lambda config: f"trainer.max_steps={config.trainer.max_steps}",
+    ),
+    Idle(
+        ("data.columns.instruction", "data.columns.query", "data.columns.response"),
+        lambda config: config.data.format != "pair",
+        lambda config: f"data.format={config.data.format}",
+    ),
+    Idle(
+        ("data.columns.text",),
+        lambda config: config.data.format != "text",
+        lambda config: f"data.format={config.data.format}",
+    ),
+    Idle(
+        ("template.prompt", "template.separator"),
+        lambda config: config.data.format == "text" and config.task in ("train", "prepare"),
+        lambda config: "data.format=text",
+    ),
+    Idle(
+        ("generate.top_p", "generate.top_k"),
+        lambda config: config.generate.temperature == 0,
+        lambda config: "generate.temperature=0",
+    ),
+    Idle(
+        ("generate.split",),
+        lambda config: config.generate.input is not None and config.task == "generate",
+        lambda config: "generate.input",
+    ),
+    Idle(
+        ("eval.limit", "eval.trivial", "eval.untrained"),
+        lambda config: config.task == "train" and not config.eval.after_fit,
+        lambda config: "eval.after_fit=false",
+    ),
+    Idle(
+        (*SAMPLING, "generate.batch_tokens", "evaluate.protocol", "eval"),
+        lambda config: config.task == "train" and not config.data.eval_splits,
+        lambda config: "data.eval_splits=[]",
+    ),
+    Idle(
+        (*MODEL, "template", *DEVICES, "strategy", "launcher", *SAMPLING, "generate.batch_tokens"),
+        lambda config: config.task == "evaluate" and config.evaluate.predictions is not None,
+        lambda config: "evaluate.predictions",
+    ),
+    Idle(
+        ("launcher.master_port",),
+        lambda config: (config.trainer.devices or 1) == 1,
+        lambda config: "one process",
+    ),
+    Idle(
+        ("model.init",),
+        lambda config: config.weights is not None,
+        lambda config: "weights",
+    ),
+)
+
+
+def unused_warnings(config: Config, typed: Iterable[str]) -> Iterator[str]:
+    """A sentence for each typed key or group that this run does not read.
+
+    Args:
+        config: The settled configuration.
+        typed: Dotted keys and group names of the command line.
+    """
+    for key in dict.fromkeys(typed):
+        if key in DELTAS or key in ALWAYS_READ:
+            continue
+        if not any(overlap(key, read) for read in READ_BY_TASK[config.task]):
+            hint = HINTS.get((config.task, key), "")
+            yield f"{key} has no effect: task={config.task} does not use it{hint}"
+            continue
+        for idle in IDLE:
+            if any(within(key, name) for name in idle.keys) and idle.when(config):
+                yield f"{key} has no effect with {idle.why(config)}"
+                break
+
+
+HINTS = {
+    ("train", "weights"): "; to start from trained weights, set model.path",
+}
+
+
+def within(key: str, section: str) -> bool:
+    """Whether ``key`` is ``section`` or one of its keys."""
+    return key == section or key.startswith(section + ".")
+
+
+def overlap(key: str, read: str) -> bool:
+    """Whether a key or group is, holds, or lies in something that is read."""
+    return within(key, read) or within(read, key)

@@ -1,0 +1,89 @@
+"""One run: settle the composed values, make the run folder, start the worker, tell how it ended."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medtune.config.checks import Machine, Rule
+from medtune.config.overrides import typed_keys
+from medtune.config.schema import Config
+from medtune.config.settle import Settled, settle
+from medtune.launch.console import say, show_problems, warn
+from medtune.launch.local import relative, run_locally
+from medtune.launch.outcome import EXIT_REFUSED, REFUSED, Outcome, judge, tell
+from medtune.launch.run_folder import make_run_folder, write_run_folder
+from medtune.runtime.errors import ConfigError
+from medtune.runtime.hardware import cpu_cores, visible_gpus
+from medtune.runtime.record import RunFolder, write_json
+from medtune.training.strategies import strategy_problems
+
+# Rules that the layers below keep beside what they are about.
+RULES: tuple[Rule, ...] = (strategy_problems,)
+
+# Who starts the ranks, by launcher.name. Each runs the worker on a written run folder to its end and gives
+# the exit codes by rank and the signal that the launcher got. One for a cluster goes here, beside local.py.
+LAUNCHERS: dict[str, Callable[[Config, RunFolder], tuple[list[int], int | None]]] = {"local": run_locally}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one run is asked to do.
+
+    Attributes:
+        values: Composed plain values.
+        overrides: Of this run, as Hydra was given them.
+        problems: Already known.
+    """
+
+    values: Mapping[str, Any]
+    overrides: Sequence[str]
+    problems: Sequence[str] = ()
+
+
+def settle_request(request: Request) -> Settled:
+    """Settles what is asked on this machine, from this folder.
+
+    Raises:
+        ConfigError: All problems.
+    """
+    machine = Machine(gpus=visible_gpus(), cores=cpu_cores())
+    return settle(
+        request.values,
+        typed_keys(request.overrides),
+        machine,
+        Path.cwd(),
+        problems=request.problems,
+        rules=RULES,
+    )
+
+
+def run(request: Request) -> tuple[Outcome, Path | None]:
+    """Runs what is asked.
+
+    Returns:
+        How it ended, and the run folder, None when it was refused.
+    """
+    try:
+        settled = settle_request(request)
+        folder = make_run_folder(settled.config)
+    except ConfigError as error:
+        show_problems(error.problems)
+        return Outcome(REFUSED, EXIT_REFUSED, "\n".join(error.problems)), None
+    changes = write_run_folder(folder, settled.config, request.overrides)
+    for note in [*settled.notes, *changes]:
+        say(note)
+    for warning in settled.warnings:
+        warn(warning)
+    say(f"run folder: {relative(folder.path)}")
+    codes, received = LAUNCHERS[settled.config.launcher.name](settled.config, folder)
+    outcome = judge(folder, codes, received)
+    record(outcome, folder)
+    tell(outcome, settled.config, folder)
+    return outcome, folder.path
+
+
+def record(outcome: Outcome, folder: RunFolder) -> None:
+    """Makes sure that a run that ended badly says so in ``result.json``."""
+    if outcome.code:
+        write_json(folder.result_file, {"status": outcome.status, "message": outcome.message})

@@ -1,0 +1,99 @@
+"""Makes the run folder and writes into it what the worker reads."""
+
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from medtune.config.inherit import differences, read_record
+from medtune.config.load import config_to_dict, show
+from medtune.config.schema import Config
+from medtune.runtime.errors import ConfigError
+from medtune.runtime.hardware import environment_record
+from medtune.runtime.record import RunFolder, write_json, write_text
+
+OUTPUTS = Path("outputs")  # below the folder where the command was typed
+
+
+def new_id() -> str:
+    """A name that sorts by time and that two runs of the same second do not share."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+def make_run_folder(config: Config) -> RunFolder:
+    """Creates the run folder, or takes the one of the run that is continued.
+
+    Raises:
+        ConfigError: ``run_dir`` holds something already, or is a file.
+    """
+    if config.run_dir is None:
+        path = (OUTPUTS / folder_name(config.name) / new_id()).resolve()
+        path.mkdir(parents=True)
+        return RunFolder(path)
+    folder = RunFolder(Path(config.run_dir))
+    refuse_used(folder, resume=config.resume)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def folder_name(name: str) -> str:
+    """``name`` as a folder: no separators, never above ``outputs/``."""
+    return name.replace("/", "-").strip(". ") or "run"
+
+
+def refuse_used(folder: RunFolder, *, resume: str) -> None:
+    """Keeps a run from writing into what is there already."""
+    path = folder.path
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"run_dir={path} is a file; set run_dir=DIR")
+    if not path.is_dir() or not any(path.iterdir()):
+        return
+    if not folder.config_file.is_file():
+        raise ConfigError(f"run_dir={path} holds other files; set run_dir to a new or an empty folder")
+    if resume != "auto":
+        raise ConfigError(
+            f"run_dir={path} holds an earlier run; continue it with resume=auto, "
+            "or set run_dir to a new folder, or leave run_dir out"
+        )
+
+
+def write_run_folder(folder: RunFolder, config: Config, overrides: Sequence[str]) -> list[str]:
+    """Writes the configuration, the overrides and the environment.
+
+    Returns:
+        A line for each key that a continued run now has otherwise than before; its former
+        configuration is kept under ``logs/``.
+    """
+    folder.logs.mkdir(parents=True, exist_ok=True)
+    config.run_dir = str(folder.path)
+    values = config_to_dict(config)
+    changes = keep_former(folder, values)
+    write_text(folder.config_file, as_yaml(values))
+    write_text(folder.overrides_file, as_yaml(list(overrides)))
+    write_json(folder.environment_file, environment_record())
+    for error in folder.logs.glob("error-*.json"):
+        error.unlink()
+    return changes
+
+
+def keep_former(folder: RunFolder, values: Mapping[str, Any]) -> list[str]:
+    """Sets the configuration of a continued run aside when the new one differs."""
+    if not folder.config_file.is_file():
+        return []
+    former = read_record(folder.config_file).values
+    changed = [
+        (key, old, new) for key, old, new in differences(former, values) if key not in ("run_dir", "resume")
+    ]
+    if changed:
+        text = folder.config_file.read_text(encoding="utf-8")
+        write_text(folder.logs / f"config-until-{new_id()}.yaml", text)
+    return [f"{key}: {show(old)} before, {show(new)} now" for key, old, new in changed]
+
+
+def as_yaml(values: Any) -> str:
+    """Plain YAML in the order of the schema."""
+    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
+    return text
