@@ -434,8 +434,9 @@ class BaichuanForCausalLM(BaichuanPreTrainedModel, GenerationMixin):
     def _loss(self, logits: Tensor, labels: Tensor, **kwargs: Any) -> Tensor:
         loss: Tensor = self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **kwargs)
         if self.config.z_loss_weight:
-            # As the original has it: the largest logit, not the log of the sum, over all positions.
-            loss = loss + self.config.z_loss_weight * logits.max(dim=-1).values.square().mean()
+            # As the original has it: the largest logit, not the log of the sum, over every position that
+            # predicts one, padding included.
+            loss = loss + self.config.z_loss_weight * logits[:, :-1].max(dim=-1).values.square().mean()
         return loss
 
     def _get_resized_lm_head(self, old_lm_head: nn.Linear, *args: Any, **kwargs: Any) -> nn.Linear:

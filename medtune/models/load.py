@@ -347,9 +347,14 @@ def _prepare_training(model: PreTrainedModel, config: Config) -> None:
     checkpointing = config.model.gradient_checkpointing
     if checkpointing is None:
         checkpointing = model.num_parameters() > CHECKPOINTING_FROM
-    if not checkpointing:
-        return
-    model.gradient_checkpointing_enable({"use_reentrant": False})
-    if config.adapter.name != "none":
-        # With a frozen embedding nothing else would ask for the gradient that a checkpoint passes on.
-        model.enable_input_require_grads()
+    if checkpointing:
+        enable_checkpointing(model)
+
+
+def enable_checkpointing(model: PreTrainedModel) -> None:
+    """Recomputes each decoder layer in the backward pass; also below a frozen embedding."""
+    # transformers 5.2x renamed the method; the old name warns and goes with version 6.
+    name = "activation_checkpointing_enable"
+    enable = getattr(model, name if hasattr(model, name) else "gradient_checkpointing_enable")
+    # Reentrant checkpoints pass no gradient where their input asks for none, as under a frozen embedding.
+    enable({"use_reentrant": False})
