@@ -28,12 +28,18 @@ class Rows:
     @property
     def lengths(self) -> Ints:
         """Tokens in each row."""
-        sums = np.concatenate([[0], np.cumsum(self.end - self.start)])
-        return sums[self.offsets[1:]] - sums[self.offsets[:-1]]
+        return row_sums(self.end - self.start, self.offsets)
 
     def utilisation(self, sequence_length: int) -> float:
         """Share of the rows' room that tokens fill."""
         return float(self.lengths.sum() / (len(self) * sequence_length)) if len(self) else 1.0
+
+
+def row_sums(values: Ints, offsets: Ints) -> Ints:
+    """Sums of ``values[offsets[r]:offsets[r + 1]]`` for every row r."""
+    sums: Ints = np.concatenate([[0], np.cumsum(values)])
+    result: Ints = sums[offsets[1:]] - sums[offsets[:-1]]
+    return result
 
 
 def pack(documents: Ints, start: Ints, end: Ints, sequence_length: int, packing: str, seed: int) -> Rows:

@@ -101,7 +101,8 @@ def why_missing(cache: Path, key: StoreKey) -> str:
     if not same_file:
         return "not prepared before"
     changes = [[name for name, value in key.parts.items() if parts.get(name) != value] for parts in same_file]
-    return f"changed since it was last prepared: {', '.join(min(changes, key=len))}"
+    _, fewest = min((len(names), names) for names in changes)
+    return f"changed since it was last prepared: {', '.join(fewest)}"
 
 
 def encode_file(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medtune.config.schema import DataConfig
-from medtune.data.packing import Ints, Rows, pack
+from medtune.data.packing import Ints, Rows, pack, row_sums
 from medtune.data.store import TokenStore
 
 IGNORE_INDEX = -100  # cross_entropy leaves these labels out of the loss
@@ -57,8 +57,7 @@ class PackedSplit:
     @cached_property
     def learned(self) -> Ints:
         """Learned tokens of each row."""
-        sums = np.concatenate([[0], np.cumsum(learned_of_pieces(self.store, self.rows, self.objective))])
-        return sums[self.rows.offsets[1:]] - sums[self.rows.offsets[:-1]]
+        return row_sums(learned_of_pieces(self.store, self.rows, self.objective), self.rows.offsets)
 
     def fill(
         self,
@@ -163,11 +162,12 @@ def split_long(lengths: Ints, sequence_length: int, overlong: int) -> Pieces:
 def learned_of_pieces(store: TokenStore, rows: Rows, objective: str) -> Ints:
     """Learned tokens of each piece of ``rows``."""
     if objective == "pretrain":
-        return np.maximum(rows.end - rows.start - 1, 0)
+        everything: Ints = np.maximum(rows.end - rows.start - 1, 0)
+        return everything
     documents, starts, ends = store.span_table
     whole = np.zeros(len(store), dtype=np.int64)
     np.add.at(whole, documents, ends - np.maximum(starts, 1))
-    counts = whole[rows.document]
+    counts: Ints = whole[rows.document]
     cut = np.flatnonzero((rows.start > 0) | (rows.end < store.lengths[rows.document]))
     for piece in cut.tolist():
         spans = store.spans(int(rows.document[piece]))

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -43,7 +44,9 @@ class Responder:
         with progress(f"answering {what}", unit="prompts", total=len(share)) as advance:
             answers = self.engine.generate(share, self.settings, lambda _row, _ids: advance(1))
         texts = [
-            self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+            str(
+                self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            ).strip()
             for ids in answers
         ]
         return interleave(gather(texts))
@@ -51,7 +54,7 @@ class Responder:
 
 def build_responder(config: Config, weights: str | None = None) -> Responder:
     """Loads the configured model, or ``weights`` in its place, onto this rank's device."""
-    model = load_model(config, for_training=False, weights=weights)
+    model: Any = load_model(config, for_training=False, weights=weights)
     if not getattr(model, "is_quantized", False):  # bitsandbytes places its weights itself
         on_gpu = config.trainer.accelerator != "cpu" and visible_gpus() > 0
         model = model.to(f"cuda:{local_rank()}" if on_gpu else "cpu")

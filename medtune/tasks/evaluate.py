@@ -31,7 +31,11 @@ def run(config: Config, folder: RunFolder) -> None:
         scores = {"predictions": score_file(config)}
         record_scores(config, folder, scores)
         return
-    splits = [config.generate.split] if config.generate.split else config.data.eval_splits or [default_split(config)]
+    splits = (
+        [config.generate.split]
+        if config.generate.split
+        else config.data.eval_splits or [default_split(config)]
+    )
     with settle_weights(config) as weights:
         record_scores(config, folder, evaluate_splits(config, folder, splits, weights))
 
@@ -39,7 +43,7 @@ def run(config: Config, folder: RunFolder) -> None:
 def score_file(config: Config) -> Systems:
     """Scores ``evaluate.predictions`` against ``evaluate.references``."""
     split = config.generate.split or (None if config.evaluate.references else default_split(config))
-    references = Path(config.evaluate.references) if split is None else split_path(config.data, split)  # type: ignore[arg-type]
+    references = split_path(config.data, split) if split else Path(str(config.evaluate.references))
     examples = list(read_examples(references, config.data, needs_response=False))
     predictions = Path(str(config.evaluate.predictions))
     texts = [prediction_of(record, f"{predictions}:{line}") for line, record in read_records(predictions)]
@@ -51,7 +55,9 @@ def score_file(config: Config) -> Systems:
 def prediction_of(record: Mapping[str, object], where: str) -> str:
     """The answer in a row of a predictions file."""
     if not isinstance(record.get("target"), str):
-        raise ValueError(f"{where}: a row of predictions needs a string 'target', found {record.get('target')!r}")
+        raise ValueError(
+            f"{where}: a row of predictions needs a string 'target', found {record.get('target')!r}"
+        )
     return str(record["target"])
 
 
@@ -76,7 +82,9 @@ def evaluate_splits(
     if config.eval.trivial and global_rank() == 0:
         train = list(read_examples(split_path(config.data, "train"), config.data, needs_response=True))
         for split in splits:
-            scores[split][TRIVIAL] = trivial_scores(train, examples[split], config.evaluate.protocol, config.seed)
+            scores[split][TRIVIAL] = trivial_scores(
+                train, examples[split], config.evaluate.protocol, config.seed
+            )
     return scores
 
 
@@ -87,7 +95,9 @@ def answered(config: Config, split: str) -> list[Example]:
         ValueError: They are withheld.
     """
     examples = read_split(config, split, config.eval.limit)
-    if not any(turn.text.strip() for example in examples for turn in example.turns if turn.role == "response"):
+    if not any(
+        turn.text.strip() for example in examples for turn in example.turns if turn.role == "response"
+    ):
         raise ValueError(
             f"{split_path(config.data, split)} holds no responses to score against; choose another split with "
             "data.eval_splits=[NAME], or task=generate to write predictions only"
@@ -99,7 +109,10 @@ def record_scores(config: Config, folder: RunFolder, scores: Mapping[str, System
     """Writes and shows the scores on rank zero; returns the first split's, the headline."""
     if global_rank() != 0:
         return None
-    splits = {split: {name: system.to_dict() for name, system in systems.items()} for split, systems in scores.items()}
+    splits = {
+        split: {name: system.to_dict() for name, system in systems.items()}
+        for split, systems in scores.items()
+    }
     headline, systems = next(iter(scores.items()))
     write_json(folder.scores_file, {"split": headline, **systems[MODEL].to_dict(), "splits": splits})
     console = Console()

@@ -3,6 +3,7 @@
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -25,17 +26,17 @@ def run(config: Config, folder: RunFolder) -> None:
     """Writes ``export.output``, reads it back, and compares the answers."""
     output = Path(config.export.output or folder.model)
     with settle_weights(config) as weights:
-        model = load_model(config, for_training=False, weights=weights)
+        model: Any = load_model(config, for_training=False, weights=weights)
         if config.export.merge and hasattr(model, "peft_config"):
             from medtune.models.adapters import merge_adapter  # here, since peft costs seconds to import
 
-            model = merge_adapter(model)  # type: ignore[arg-type]
+            model = merge_adapter(model)
             config = replace(config, adapter=AdapterConfig(), quantization=QuantizationConfig())
         if config.export.dtype != "auto":
             model = model.to(getattr(torch, config.export.dtype))
         before = probe(model, config)
         write_model(model, dict(model.state_dict()), load_tokenizer(config.model), config, output)
-    reloaded = load_model(replace(config, weights=None), for_training=False, weights=str(output))
+    reloaded: Any = load_model(replace(config, weights=None), for_training=False, weights=str(output))
     if probe(reloaded, config) != before:
         raise ValueError(f"{output} does not answer as the model it was written from; do not use it")
     log.info("export: %s (read back: greedy answers are token-equal)", output)

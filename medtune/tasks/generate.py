@@ -33,7 +33,9 @@ def read_prompts(config: Config) -> tuple[str, list[Example]]:
     path = Path(generate.input)
     if path.suffix == ".txt" and config.data.format != "pair":
         lines = read_lines(path)
-        return path.stem, [Example((Turn("prompt", line, learned=False),), str(path), number) for number, line in lines]
+        return path.stem, [
+            Example((Turn("prompt", line, learned=False),), str(path), number) for number, line in lines
+        ]
     data = replace(config.data, max_examples=None)
     return path.stem, list(read_examples(path, data, needs_response=False))
 
@@ -45,5 +47,7 @@ def default_split(config: Config) -> str:
         ValueError: ``data`` names none that could be.
     """
     if not config.data.eval_splits:
-        raise ValueError(f"data={config.data.name} has no data.eval_splits; say which with generate.split=NAME")
+        raise ValueError(
+            f"data={config.data.name} has no data.eval_splits; say which with generate.split=NAME"
+        )
     return config.data.eval_splits[0]

@@ -12,7 +12,7 @@ from medtune.runtime.ranks import gather, global_rank, world_size
 from medtune.runtime.record import RunFolder, merge_json
 from medtune.tasks.evaluate import evaluate_splits, record_scores
 from medtune.training.fit import FitResult, fit
-from medtune.training.plots import plot_metrics
+from medtune.training.plots import plot_loss
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def run(config: Config, folder: RunFolder) -> None:
     result = train(config, folder)
     if global_rank() == 0:
         merge_json(folder.result_file, asdict(result))
-        plot_metrics(folder.metrics_file, folder.plots / "loss.png")
+        plot_loss(folder.metrics_file, folder.plots / "loss.png")
     if result.signal_number:
         raise Interrupted(result.signal_number, f"stopped after step {result.global_step}")
     gc.collect()  # the fit's tensors go before the model is loaded anew
