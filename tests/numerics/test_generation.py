@@ -1,10 +1,15 @@
 """Batched decoding against transformers' own ``generate`` on each prompt alone."""
 
+from functools import partial
+
 import pytest
 import torch
 
+from medtune.config.schema import Config, ModelConfig
 from medtune.generation.engine import TransformersEngine
 from medtune.generation.settings import SamplingSettings
+from medtune.models.load import load_model
+from medtune.runtime.hardware import PROJECT
 
 NO_STOP: list[int] = []
 
@@ -54,13 +59,65 @@ def test_greedy_tokens_equal_those_of_transformers_for_each_prompt_alone(model, 
     assert answers == [transformers_greedy(model, prompt, 24) for prompt in prompts]
 
 
-def test_rows_that_stop_early_leave_the_others_as_they_are(model):
+@pytest.mark.parametrize("penalty", [1.0, 1.2])
+def test_rows_that_stop_early_leave_the_others_as_they_are(model, penalty):
     prompts = prompts_of([5, 40, 1, 23, 5, 64, 12, 30])
-    stop = transformers_greedy(model, prompts[1], 24)[6]
-    expected = [transformers_greedy(model, prompt, 24, eos_token_id=stop) for prompt in prompts]
-    answers = TransformersEngine(model, [stop]).generate(prompts, SamplingSettings(max_new_tokens=24))
+    more = {"repetition_penalty": penalty}
+    stop = transformers_greedy(model, prompts[1], 24, **more)[6]
+    expected = [transformers_greedy(model, prompt, 24, eos_token_id=stop, **more) for prompt in prompts]
+    answers = TransformersEngine(model, [stop]).generate(prompts, SamplingSettings(max_new_tokens=24, **more))
     assert answers == expected
     assert len({len(answer) for answer in answers}) > 1  # else nothing has left early
+
+
+def gpt2():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    return GPT2LMHeadModel(GPT2Config(vocab_size=128, n_embd=64, n_layer=2, n_head=4, n_positions=256))
+
+
+def bloom():
+    from transformers import BloomConfig, BloomForCausalLM
+
+    return BloomForCausalLM(BloomConfig(vocab_size=128, hidden_size=64, n_layer=2, n_head=4))
+
+
+def baichuan(**more):
+    return load_model(
+        Config(
+            model=ModelConfig(
+                init="random",
+                model_type="baichuan",
+                tokenizer=str(PROJECT / "data" / "sample" / "tokenizer"),
+                hidden_size=64,
+                intermediate_size=128,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                **more,
+            )
+        ),
+        for_training=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        pytest.param(gpt2, id="learned_positions"),
+        pytest.param(bloom, id="alibi_of_transformers"),
+        pytest.param(baichuan, id="baichuan_alibi"),
+        pytest.param(partial(baichuan, max_position_embeddings=256), id="baichuan_rotary"),
+    ],
+)
+def test_every_kind_of_position_bears_the_padding(build):
+    torch.manual_seed(0)
+    model = build().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(8.0 if parameter.dim() > 1 else 1.0)
+    prompts = prompts_of([5, 40, 1, 23])
+    answers = TransformersEngine(model, NO_STOP).generate(prompts, SamplingSettings(max_new_tokens=16))
+    assert answers == [transformers_greedy(model, prompt, 16) for prompt in prompts]
 
 
 @pytest.mark.parametrize("penalty", [1.3, 4.0, 0.7])

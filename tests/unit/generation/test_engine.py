@@ -71,6 +71,12 @@ def test_samples_depend_on_the_seed_and_not_on_the_batch(engine, more):
     assert together[1] != together[3]  # the same prompt twice
 
 
+def test_each_token_is_drawn_anew(engine):
+    """At a temperature that makes all tokens alike, one random number for all steps would repeat a token."""
+    [answer] = engine.generate([[5]], SamplingSettings(max_new_tokens=12, temperature=1e6))
+    assert len(set(answer)) > 6
+
+
 def test_temperature_matters(engine):
     greedy = engine.generate(PROMPTS, SamplingSettings(max_new_tokens=12))
     cold = engine.generate(PROMPTS, SamplingSettings(max_new_tokens=12, temperature=1e-4))
