@@ -34,13 +34,12 @@ log = logging.getLogger(__name__)
 NOISE = {
     r".*does not have many workers": "packed rows are made faster than they are learned",
     r".*isinstance\(treespec, LeafSpec\).*": "Lightning's own use of torch",
-    r".*You defined a `validation_step` but have no `val_dataloader`": "data without a validation split",
-    r".*`training_step` returned `None`.*": "never happens",
-    r".*Found \d+ module\(s\) in eval mode.*": "the modules that must train are checked",
+    r".*You defined a `validation_step` but have no": "data without a validation split",
+    r".*recommended to use `self.log\('val/.*sync_dist=True": "the sums have met before they are logged",
     r".*lr_scheduler\.step\(\)` before `optimizer\.step\(\)`.*": "DeepSpeed's optimizer hides its steps",
     r".*When saving the DeepSpeed Stage 3 checkpoint.*": "a directory of shards is what we want",
-    r".*FSDP\.state_dict_type\(\) and FSDP\.set_state_dict_type\(\).*": "torch's own use of itself",
-    r".*torch\.distributed\.checkpoint.*": "torch's notes about its own future",
+    r".*`torch\.distributed\.\w+` is deprecated.*": "DeepSpeed's own use of torch",
+    r".*`is_gradient_checkpointing` is deprecated.*": "peft's own use of transformers",
 }
 
 

@@ -1,6 +1,10 @@
 """The trained weights: gathered from a running strategy, read from any checkpoint, written as a folder."""
 
+import io
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +12,7 @@ import lightning.pytorch as L
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from transformers.utils import logging as hf_logging
 
 from medtune.config.schema import Config
 from medtune.runtime.record import whole_folder, write_json
@@ -31,7 +36,7 @@ def weights_of(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """
     readers = {"file": _weights_of_file, "fsdp": _weights_of_distributed}
     weights = readers.get(checkpoint.layout, _weights_of_zero)(checkpoint.state)
-    return {name.removeprefix(PREFIX): tensor for name, tensor in weights.items()}
+    return {name.removeprefix(PREFIX): tensor.detach() for name, tensor in weights.items()}
 
 
 def _weights_of_file(path: Path) -> dict[str, Tensor]:
@@ -42,7 +47,8 @@ def _weights_of_file(path: Path) -> dict[str, Tensor]:
 def _weights_of_zero(path: Path) -> dict[str, Tensor]:
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    state = get_fp32_state_dict_from_zero_checkpoint(str(path), tag="checkpoint", exclude_frozen_parameters=True)
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it prints how it proceeds
+        state = get_fp32_state_dict_from_zero_checkpoint(str(path), "checkpoint", exclude_frozen_parameters=True)
     return dict(state)
 
 
@@ -114,7 +120,8 @@ def write_model(model: Any, weights: dict[str, Tensor], tokenizer: Any, config: 
     size = sum(tensor.nbytes for tensor in weights.values())
     with whole_folder(folder) as aside:
         try:
-            model.save_pretrained(aside, state_dict=weights, **more)
+            with no_progress_bars():
+                model.save_pretrained(aside, state_dict=weights, **more)
             tokenizer.save_pretrained(aside)
             write_json(aside / CARD, model_card(config))
         except SafetensorError as error:
@@ -122,9 +129,17 @@ def write_model(model: Any, weights: dict[str, Tensor], tokenizer: Any, config: 
     log.info("model %s", folder)
 
 
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Silences transformers' bars: writing a few shards is no news."""
+    was_on = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    yield
+    if was_on:
+        hf_logging.enable_progress_bar()
+
+
 def model_card(config: Config) -> dict[str, Any]:
     """What a reader of a model folder must know to use it as it was trained."""
-    from dataclasses import asdict
-
     whole = asdict(config)
     return {section: whole[section] for section in CARD_SECTIONS}

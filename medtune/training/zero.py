@@ -1,6 +1,7 @@
 """DeepSpeed's ZeRO through Lightning, mended where the two disagree, on GPUs and on CPU ranks."""
 
 import argparse
+import importlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +35,8 @@ class ZeroStrategy(DeepSpeedStrategy):
     clips_gradients = True
 
     def __init__(self, **arguments: Any) -> None:
-        arguments.setdefault("logging_level", logging.WARNING)
+        # Its warnings repeat what was chosen ("untested optimizer": torch's own AdamW).
+        arguments.setdefault("logging_level", logging.ERROR)
         super().__init__(**arguments)
         assert isinstance(self.config, dict)
         self.config["zero_force_ds_cpu_optimizer"] = False
@@ -55,9 +57,8 @@ class ZeroStrategy(DeepSpeedStrategy):
     def _prepare_cpu(self) -> None:
         # DeepSpeed compiles an operator for all-reduces within a machine at its first start on CPUs;
         # without it gloo does them, and a machine without a compiler can train.
-        from deepspeed.comm import torch as backend
-
-        backend.build_shm_op = lambda: None
+        # (By its full name: `deepspeed.comm.torch` as an attribute is torch itself.)
+        importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None  # type: ignore[attr-defined]
         assert isinstance(self.config, dict)
         settings = self.config["zero_optimization"]
         sizes = dict.fromkeys(("reduce_bucket_size", "allgather_bucket_size"), CPU_BUCKET)

@@ -1,0 +1,102 @@
+"""Every case of one strategy, run by all ranks of one torchrun: ``strategy_cases.py STRATEGY OUT_DIR``.
+
+Imports cost more than the cases, so a strategy starts once. Rank zero leaves ``results.pt``; the tests
+compare it with one process.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medtune.config.schema import Config
+from medtune.runtime.record import RunFolder
+from medtune.training.checkpoints import whole_checkpoints
+from medtune.training.fit import FitResult, fit, ranks
+from medtune.training.metrics import read_metrics
+from medtune.training.weights import weights_of
+from tests.numerics.toy import Row, ToyData, make_documents, tiny_model, toy_config
+
+BUILDERS = "medtune.training.strategies"
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "ddp": {"_target_": f"{BUILDERS}.ddp"},
+    "zero1": {"_target_": f"{BUILDERS}.zero", "stage": 1},
+    "zero2": {"_target_": f"{BUILDERS}.zero", "stage": 2},
+    "zero3": {"_target_": f"{BUILDERS}.zero", "stage": 3},
+    "zero2_offload": {"_target_": f"{BUILDERS}.zero", "stage": 2, "offload_optimizer": True},
+    "zero3_offload": {
+        "_target_": f"{BUILDERS}.zero", "stage": 3, "offload_optimizer": True, "offload_parameters": True,
+    },
+    "fsdp": {"_target_": f"{BUILDERS}.fsdp"},
+}  # fmt: skip
+
+# 8 documents; unequal numbers of learned tokens, one without any.
+DOCUMENTS = make_documents(8, learned=[1, 5, 3, 0, 2, 6, 4, 6])
+ROWS: list[Row] = [[document] for document in DOCUMENTS]
+ADAMW = {"optim__name": "adamw", "optim__lr": 1e-3, "optim__weight_decay": 0.1}
+
+# Changes of toy_config, and the micro batch size.
+CASES: dict[str, tuple[dict[str, Any], int]] = {
+    "accumulated": ({}, 1),
+    "clipped": ({"trainer__gradient_clip_norm": 0.3}, 2),
+    "adamw": (ADAMW, 2),
+    "lora": ({"adapter__name": "lora"}, 1),
+}
+
+
+def case_config(name: str, run_dir: Path, strategy: str) -> Config:
+    changes, micro = CASES[name]
+    config = toy_config(run_dir, data__global_batch_size=8, data__micro_batch_size=micro, **changes)
+    config.strategy = STRATEGIES.get(strategy, {})
+    return config
+
+
+def case_model(name: str) -> Any:
+    if name != "lora":
+        return tiny_model()
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(5)
+    settings = LoraConfig(
+        r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False
+    )
+    return get_peft_model(tiny_model(), settings)
+
+
+def run_case(name: str, strategy: str, out: Path, rank: int, world_size: int) -> dict[str, Any]:
+    """One fit; its losses, gradient norms, and weights from the checkpoint and the exported folder."""
+    folder = RunFolder(out / name)
+    config = case_config(name, folder.path, strategy)
+    data = ToyData(ROWS, 8, config.data.micro_batch_size, world_size, rank, val_rows=ROWS[:5])
+    result = fit(config, data, folder, build_model=lambda: case_model(name))
+    return summary(result, folder) if rank == 0 else {}
+
+
+def summary(result: FitResult, folder: RunFolder) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    lines = read_metrics(folder.metrics_file)
+    exported = next(folder.model.glob("*.safetensors"))
+    return {
+        "losses": [line["train/loss"] for line in lines if "train/loss" in line],
+        "norms": [line["train/grad_norm"] for line in lines if "train/loss" in line],
+        "val": [(line["val/loss"], line["val/accuracy"]) for line in lines if "val/loss" in line],
+        "tokens": (result.tokens, result.learned_tokens),
+        "weights": weights_of(whole_checkpoints(folder.checkpoints)[-1]),
+        "exported": load_file(exported),
+    }
+
+
+def run_all(strategy: str, out: Path) -> dict[str, Any]:
+    import os
+
+    rank, world_size = int(os.environ.get("RANK", "0")), ranks()[0]
+    return {name: run_case(name, strategy, out, rank, world_size) for name in CASES}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    results = run_all(sys.argv[1], Path(sys.argv[2]))
+    if any(results.values()):
+        torch.save(results, Path(sys.argv[2]) / "results.pt")
