@@ -71,8 +71,9 @@ $(BENCHMARKS): bench-%: install
 	$(BIN)/python -m benchmarks.bench_$*
 
 .PHONY: sample
-sample: install ## Write the built-in data set to data/sample again
-	$(BIN)/python -m medtune.data.sample
+sample: install ## Write the built-in data set and its tokenizer to data/sample again
+	$(BIN)/python -m medtune.data.sample --records 30000 --seed 0 --lengths short --gzip --out data/sample
+	$(BIN)/python -m medtune.data.sample.tokenizer --data data/sample --out data/sample/tokenizer
 
 .PHONY: clean
 clean: ## Remove caches and build files; keeps .venv, outputs and data

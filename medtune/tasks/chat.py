@@ -12,9 +12,8 @@ from medtune.runtime.record import RunFolder
 
 HELP = """\
 /clear  forget the conversation
-/exit   end (so does Ctrl-D)
+/exit   end (so do Ctrl-D and Ctrl-C)
 /help   show this
-Ctrl-C  cut the answer short
 A line that begins with a space is sent even if it looks like a command.
 """
 
@@ -27,9 +26,12 @@ def run(config: Config, folder: RunFolder) -> None:
         sys.stdin.reconfigure(errors="replace")  # a broken byte in a pipe is no reason to end
     if sys.stdin.isatty():
         sys.stdout.write("Type a prompt, or /help.\n")
-    for line in read_lines(sys.stdin):
-        if not chat.take(line, sys.stdout):
-            break
+    try:
+        for line in read_lines(sys.stdin):
+            if not chat.take(line, sys.stdout):
+                break
+    except KeyboardInterrupt:
+        sys.stdout.write("\n")
 
 
 def read_lines(source: TextIO) -> Iterator[str]:
@@ -42,7 +44,7 @@ def read_lines(source: TextIO) -> Iterator[str]:
     while True:
         try:
             yield input("> ")
-        except (EOFError, KeyboardInterrupt):
+        except EOFError:
             sys.stdout.write("\n")
             return
 
@@ -81,19 +83,15 @@ class Chat:
         """Writes the answer as it comes and remembers it."""
         ids = self._prompt_ids(prompt, out)
         text = TextStream(self.responder.tokenizer)
-        answer, mark = "", ""
-        try:
-            for token in self.responder.engine.stream(ids, self.responder.settings):
-                piece = text.push(token)
-                answer += piece
-                out.write(piece)
-                out.flush()
-        except KeyboardInterrupt:
-            mark = " [cut short]"
-        rest = text.end()
-        out.write(f"{rest}{mark}\n")
+        pieces = []
+        for token in self.responder.engine.stream(ids, self.responder.settings):
+            pieces.append(text.push(token))
+            out.write(pieces[-1])
+            out.flush()
+        pieces.append(text.end())
+        out.write(f"{pieces[-1]}\n")
         out.flush()
-        self.history.append((prompt, answer + rest))
+        self.history.append((prompt, "".join(pieces)))
 
     def _prompt_ids(self, prompt: str, out: TextIO) -> list[int]:
         """Ids of the conversation so far; its first turns are forgotten when they leave no room."""

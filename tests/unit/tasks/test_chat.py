@@ -91,33 +91,34 @@ def test_a_prompt_that_does_not_fit_is_refused_and_the_chat_goes_on(responder):
     assert open_ == [True, True]
 
 
-class InterruptedOutput(io.StringIO):
-    """A terminal whose user presses Ctrl-C after the third piece of text."""
-
-    def flush(self):
-        if len(self.getvalue()) == 3:
-            raise KeyboardInterrupt
-
-
-def test_control_c_cuts_the_answer_and_not_the_chat(responder):
-    chat = Chat(responder)
-    whole = answer(responder, "abc")
-    out = InterruptedOutput()
-    assert chat.take("abc", out)
-    assert out.getvalue() == f"{whole[:3]} [cut short]\n"
-    assert chat.history == [("abc", whole[:3])]
-
-
 def test_the_lines_of_a_pipe_end_without_their_line_breaks():
     assert list(read_lines(io.StringIO("a\r\n\nb"))) == ["a", "", "b"]
 
 
-def test_the_task_answers_a_pipe_until_exit(config, tiny_model_folder, responder, monkeypatch, capsys):
+@pytest.fixture
+def chat_config(config, tiny_model_folder):
     config.model.path = str(tiny_model_folder)
     config.template = TEMPLATE
     config.generate.max_new_tokens = 8
+    return config
+
+
+def test_the_task_answers_a_pipe_until_exit(chat_config, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"abc\n/help\n/exit\ndef\n")))
-    run(config, None)
+    run(chat_config, None)
     output = capsys.readouterr().out
     assert output.endswith(HELP)
     assert len(output.splitlines()) == 1 + len(HELP.splitlines())
+
+
+class InterruptedInput(io.StringIO):
+    """A terminal on which the user presses Ctrl-C."""
+
+    def __next__(self):
+        raise KeyboardInterrupt
+
+
+def test_control_c_ends_the_chat(chat_config, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", InterruptedInput())
+    run(chat_config, None)
+    assert capsys.readouterr().out == "\n"
