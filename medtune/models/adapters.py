@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -82,7 +83,13 @@ def merge_adapter(model: PeftModel) -> PreTrainedModel:
     """
     base = model.get_base_model()
     assert isinstance(base, PreTrainedModel)
-    if base.hf_quantizer is not None:
-        base.dequantize()
-    merged: PreTrainedModel = model.merge_and_unload()
-    return merged
+    if getattr(base, "hf_quantizer", None) is None:
+        merged: PreTrainedModel = model.merge_and_unload()
+        return merged
+    updates = {name: module for name, module in base.named_modules() if isinstance(module, LoraLayer)}
+    model.unload()
+    base.dequantize()
+    for name, update in updates.items():
+        weight = base.get_parameter(f"{name}.weight")
+        weight.data += update.get_delta_weight(update.active_adapters[0]).to(weight.dtype)
+    return base

@@ -30,7 +30,7 @@ from medtune.models.folders import (
     has_tokenizer,
     is_adapter,
 )
-from medtune.models.quantize import quantization_arguments
+from medtune.models.quantize import keep_exact_on_cpu, quantization_arguments
 from medtune.models.tokenizers import BaichuanTokenizer
 from medtune.runtime.errors import ConfigError
 
@@ -200,6 +200,7 @@ def _load_folder(config: Config, folder: Path, network: PreTrainedConfig) -> Pre
     ]
     if problems:
         raise ConfigError(problems)
+    keep_exact_on_cpu(model)
     return model
 
 

@@ -4,19 +4,21 @@ import os
 from typing import Any
 
 import torch
-from transformers import BitsAndBytesConfig, PreTrainedConfig
+from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
 from medtune.config.schema import Config
 from medtune.runtime.errors import ConfigError
 
-BLOCK = 64  # weights that share one 4-bit constant; the CPU kernels take nothing else
+# The 4-bit kernels of the CPU take matrices of these multiples only; every published network has them.
+INPUT_BLOCK = 64
+OUTPUT_BLOCK = 32
 
 
 def quantization_arguments(config: Config, network: PreTrainedConfig) -> dict[str, Any]:
     """Keyword arguments of ``from_pretrained`` that quantise while loading; none without quantisation.
 
     Raises:
-        ConfigError: A width of ``network`` is no multiple of 64.
+        ConfigError: nf4, and a width of ``network`` that does not split into blocks.
     """
     if config.quantization.name == "none":
         return {}
@@ -25,18 +27,21 @@ def quantization_arguments(config: Config, network: PreTrainedConfig) -> dict[st
 
 
 def check_widths(name: str, network: PreTrainedConfig) -> None:
-    """Raises ConfigError for a network whose matrices do not split into blocks, before anything loads."""
-    widths = {"hidden_size": network.hidden_size}
-    for key in ("intermediate_size", "head_dim"):
-        if getattr(network, key, None):
-            widths[key] = getattr(network, key)
-    if "head_dim" in widths:
-        heads = getattr(network, "num_key_value_heads", None) or network.num_attention_heads
-        widths["num_key_value_heads * head_dim"] = heads * widths.pop("head_dim")
+    """Raises ConfigError for a network whose matrices do not split into 4-bit blocks."""
+    if name != "nf4":
+        return
+    head_dim = getattr(network, "head_dim", None) or network.hidden_size // network.num_attention_heads
+    key_heads = getattr(network, "num_key_value_heads", None) or network.num_attention_heads
+    widths = (
+        ("hidden_size", network.hidden_size, INPUT_BLOCK),
+        ("intermediate_size", getattr(network, "intermediate_size", INPUT_BLOCK), INPUT_BLOCK),
+        ("num_attention_heads * head size", network.num_attention_heads * head_dim, INPUT_BLOCK),
+        ("num_key_value_heads * head size", key_heads * head_dim, OUTPUT_BLOCK),
+    )
     problems = [
-        f"quantization={name} needs widths that are multiples of {BLOCK}, but model.{key} is {width}"
-        for key, width in widths.items()
-        if width % BLOCK
+        f"quantization=nf4 needs model.{key} ({width}) to be a multiple of {block}; use quantization=int8"
+        for key, width, block in widths
+        if width % block
     ]
     if problems:
         raise ConfigError(problems)
@@ -52,6 +57,18 @@ def bits_and_bytes(config: Config) -> BitsAndBytesConfig:
         bnb_4bit_use_double_quant=config.quantization.double_quant,
         bnb_4bit_compute_dtype=compute_dtype(config),
     )
+
+
+def keep_exact_on_cpu(model: PreTrainedModel) -> None:
+    """Keeps the 4-bit weights of a CPU model as they are stored.
+
+    On processors with AVX512-BF16 bitsandbytes otherwise repacks them at the first evaluation, for good:
+    the constants are rounded to bf16, later training steps pass no gradient through the base, and
+    dequantising reads the new order as the old one.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def compute_dtype(config: Config) -> torch.dtype:
