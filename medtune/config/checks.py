@@ -179,7 +179,7 @@ def split_problems(config: Config) -> Iterator[str]:
     known = config.data.splits
     has = f"data={config.data.name} has {', '.join(known) or 'no splits'}"
     if config.task in ("train", "prepare") and "train" not in known:
-        yield f"task={config.task} needs data.splits.train; {has}"
+        yield f"task={config.task} needs data.splits.train=FILE; {has}"
     if config.task == "train" and config.eval.after_fit:
         for split in config.data.eval_splits:
             if split not in known:

@@ -10,6 +10,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml.error import MarkedYAMLError
 
 from medtune.config.keys import schema_keys
 from medtune.config.resolvers import CONF, register_resolvers
@@ -46,6 +47,10 @@ def compose_settings(
             return compose(name, [*search, *overrides], return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(composition_problem(error)) from error
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"{mark.name}:{mark.line + 1}:{mark.column + 1}: " if mark else ""
+        raise ConfigError(f"{place}not YAML: {error.problem}") from error
 
 
 def composition_problem(error: Exception) -> str:
@@ -53,7 +58,7 @@ def composition_problem(error: Exception) -> str:
     text = str(error)
     place = re.search(r"In '([^']+)'", text)
     key = re.search(r"full_key: (\S+)", text)
-    where = f"conf/{place.group(1)}.yaml: " if place else ""
+    where = f"{place.group(1)}.yaml: " if place else ""
     if key and re.search(r"Key '[^']+' not in", text):
         return f"{where}there is no key {key.group(1)}" + did_you_mean(
             nearest_key(key.group(1), schema_keys())

@@ -65,7 +65,7 @@ def overview() -> str:
         lines += [f"  {command}", f"      {meaning}"]
     lines += [
         "",
-        "  --help GROUP   every key of a group with type, default and meaning, and its options (--help optim)",
+        "  --help GROUP   a group's keys with type, default and meaning, and its options (--help optim)",
         "  --help run     the keys of the run itself: name, run_dir, seed, weights, resume, ...",
         "  --cfg job      the composed settings, without running",
         "  -cd FOLDER     a folder of your own options beside conf/",

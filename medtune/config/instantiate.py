@@ -1,6 +1,7 @@
 """Builds what an open node describes: ``_target_`` names the callable, the other keys are its arguments."""
 
 import importlib
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,9 +9,10 @@ TARGET = "_target_"
 
 
 def instantiate(node: Mapping[str, Any], **more: Any) -> Any:
-    """Calls the target of ``node`` with its other keys and with ``more``.
+    """Calls the target of ``node`` with its other keys and with those of ``more`` that it takes.
 
-    A mapping with a ``_target_`` of its own among the arguments is built first, at any depth.
+    A mapping with a ``_target_`` of its own among the arguments is built first, at any depth. ``more`` is
+    what a run offers to whatever it builds: our builders take it, other people's classes know nothing of it.
 
     Raises:
         ValueError: ``node`` has no ``_target_``, or its target cannot be imported.
@@ -18,7 +20,13 @@ def instantiate(node: Mapping[str, Any], **more: Any) -> Any:
     if TARGET not in node:
         raise ValueError(f"{dict(node)} has no {TARGET}, which names what to build")
     arguments = {key: build_inner(value) for key, value in node.items() if key != TARGET}
-    return locate(node[TARGET])(**arguments, **more)
+    build = locate(node[TARGET])
+    return build(**arguments, **{name: value for name, value in more.items() if takes(build, name)})
+
+
+def takes(build: Any, name: str) -> bool:
+    """Whether a callable has an argument of that very name."""
+    return name in inspect.signature(build).parameters
 
 
 def build_inner(value: Any) -> Any:

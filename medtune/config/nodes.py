@@ -10,8 +10,8 @@ from medtune.config.signatures import Signature, signature_of
 from medtune.config.suggest import did_you_mean, nearest
 
 TRAINER = "lightning.pytorch.Trainer"
-# What the worker passes beside the node's own keys; see medtune.tasks and medtune.training.
-PASSED_BY_WORKER = frozenset({"config", "folder"})
+# What the worker offers to loggers beside the node's own keys.
+OFFERED = frozenset({"config", "folder"})
 # Targets whose further arguments (**more) go to another callable.
 PASSES_ON = {"medtune.training.strategies.zero": "lightning.pytorch.strategies.DeepSpeedStrategy"}
 # Arguments of the Trainer that medtune sets, and the key to set instead.
@@ -41,14 +41,17 @@ TRAINER_KEYS = {
 def node_problems(config: Config) -> Iterator[str]:
     """What does not fit in ``strategy``, ``logger``, ``callbacks`` and ``trainer.extra``."""
     if config.strategy:
-        yield from target_problems("strategy", config.strategy)
-    for group, nodes in (("logger", config.logger), ("callbacks", config.callbacks)):
+        yield from target_problems("strategy", config.strategy, frozenset())
+    for group, nodes, offered in (
+        ("logger", config.logger, OFFERED),
+        ("callbacks", config.callbacks, frozenset()),
+    ):
         for name, node in nodes.items():
-            yield from target_problems(f"{group}.{name}", node)
+            yield from target_problems(f"{group}.{name}", node, offered)
     yield from extra_problems(config.trainer.extra)
 
 
-def target_problems(where: str, node: Any) -> Iterator[str]:
+def target_problems(where: str, node: Any, offered: frozenset[str]) -> Iterator[str]:
     """What keeps one open node from being built."""
     if not isinstance(node, Mapping):
         yield f"{where}={show(node)} is not a node: it needs {where}.{TARGET}, which names what to build"
@@ -62,10 +65,10 @@ def target_problems(where: str, node: Any) -> Iterator[str]:
         yield f"{where}.{TARGET}={target} does not exist" + nearby_target(target)
         return
     arguments = {key: value for key, value in node.items() if key != TARGET}
-    yield from argument_problems(where, target, signature, arguments, PASSED_BY_WORKER)
+    yield from argument_problems(where, target, signature, arguments, offered)
     for key, value in arguments.items():
         if isinstance(value, Mapping) and TARGET in value:
-            yield from target_problems(f"{where}.{key}", value)
+            yield from target_problems(f"{where}.{key}", value, frozenset())
 
 
 def signature_behind(target: str) -> Signature | None:
@@ -78,17 +81,17 @@ def signature_behind(target: str) -> Signature | None:
 
 
 def argument_problems(
-    where: str, target: str, signature: Signature, arguments: Mapping[str, Any], passed: frozenset[str]
+    where: str, target: str, signature: Signature, arguments: Mapping[str, Any], offered: frozenset[str]
 ) -> Iterator[str]:
     """Arguments that the target does not take, and those that it needs and does not get."""
-    own = [name for name in signature.names if name not in passed]
+    own = [name for name in signature.names if name not in offered]
     for key, value in arguments.items():
         if key not in signature.names and not signature.open:
             near = nearest(key, own)
             meant = did_you_mean(f"{where}.{near}" if near else None)
             yield f"{where}.{key}={show(value)}: {target} takes no {key}{meant}"
     for name in signature.names:
-        if name in signature.required and name not in arguments and name not in passed:
+        if name in signature.required and name not in arguments and name not in offered:
             yield f"{where}.{name} is missing: {target} needs it"
 
 

@@ -193,17 +193,21 @@ def rewritten(override: Override, groups: Mapping[str, list[str]]) -> str:
     return f"++{bare}" if open_node(override.key_or_group) else bare
 
 
-def first_values(line: CommandLine) -> list[str]:
-    """The accepted overrides with each sweep replaced by the first of its values."""
-    parser = OverridesParser.create()
+def single_values(overrides: Iterable[str], *, last: bool = False) -> list[str]:
+    """Overrides with each sweep replaced by one of its values; a range without values is left out.
+
+    Args:
+        overrides: For Hydra's sweeper.
+        last: Take each sweep's last value instead of its first.
+    """
     single = []
-    for text in line.accepted:
-        override = parser.parse_overrides([text])[0]
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
         if not override.is_sweep_override():
-            single.append(text)
+            single.append(str(override.input_line))
         elif override.is_discrete_sweep():
             sign = "++" if open_node(override.key_or_group) else ""
-            single.append(f"{sign}{override.key_or_group}={next(iter(override.sweep_string_iterator()))}")
+            value = list(override.sweep_string_iterator())[-1 if last else 0]
+            single.append(f"{sign}{override.key_or_group}={value}")
     return single
 
 

@@ -107,21 +107,22 @@ def needs_model(config: Config) -> bool:
 
 def data_problems(config: Config) -> Iterator[str]:
     """Files of ``data.splits`` that the task reads and that are not there."""
-    splits = [split for split in splits_read(config) if split in config.data.splits]
-    if not splits:
+    read = splits_read(config)
+    if not read:
         return
+    splits = [split for split in read if split in config.data.splits]
     folder = Path(config.data.dir) if config.data.dir else None
-    origin = f" ({config.data.origin})" if config.data.origin else ""
+    origin = f" (origin: {config.data.origin})" if config.data.origin else ""
     if folder is None:
         yield f"data.dir is not set, and data={config.data.name} needs it; set data.dir=FOLDER{origin}"
     elif not folder.is_dir():
-        yield f"data.dir={folder} is not there{origin}; set data.dir=FOLDER"
+        yield f"data.dir={folder} is not there; set data.dir=FOLDER{origin}"
     else:
         for split in splits:
             if not (folder / config.data.splits[split]).is_file():
                 yield (
-                    f"data.splits.{split}={config.data.splits[split]} is not in data.dir={folder}{origin}; "
-                    f"set data.dir=FOLDER or data.splits.{split}=FILE"
+                    f"data.splits.{split}={config.data.splits[split]} is not in data.dir={folder}; "
+                    f"set data.dir=FOLDER or data.splits.{split}=FILE{origin}"
                 )
 
 

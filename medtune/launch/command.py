@@ -1,6 +1,7 @@
 """The command ``python -m medtune``: looks at all of it first, then lets Hydra run it."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,16 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from medtune.config.compose import HYDRA_VERSION, compose_settings, plain_settings, register_schema
-from medtune.config.overrides import CommandLine, first_values, group_options, read_command_line
+from medtune.config.overrides import (
+    CommandLine,
+    group_options,
+    read_command_line,
+    single_values,
+    typed_keys,
+)
 from medtune.config.resolvers import CONF
-from medtune.launch.console import show_problems
-from medtune.launch.outcome import EXIT_REFUSED, INTERRUPTED
+from medtune.launch.console import say, show_problems
+from medtune.launch.outcome import EXIT_REFUSED, EXIT_SIGNAL, INTERRUPTED
 from medtune.launch.run import Request, run, settle_request
 from medtune.launch.run_folder import OUTPUTS, folder_name, new_id
 from medtune.launch.sweep import Sweep
@@ -41,6 +48,15 @@ class Plan:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs a command line and gives its exit code: 0, 1 failed, 2 refused, 128 + signal when interrupted."""
+    try:
+        return obey(arguments)
+    except KeyboardInterrupt:  # before a worker was started, or between two trials
+        say("interrupted")
+        return EXIT_SIGNAL + signal.SIGINT
+
+
+def obey(arguments: Sequence[str]) -> int:
+    """Does what a command line asks for."""
     options = get_args_parser().parse_args(list(arguments))
     if options.hydra_help or options.shell_completion or options.info:
         hand_to_hydra(options, options.overrides, lambda _: 0)
@@ -59,7 +75,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def make_plan(options: argparse.Namespace) -> Plan:
-    """Reads, composes and, for a single run, settles the command; starts nothing.
+    """Reads, composes and settles the command; starts nothing.
 
     Raises:
         ConfigError: All problems of the command line, its YAML files and their combination.
@@ -68,16 +84,51 @@ def make_plan(options: argparse.Namespace) -> Plan:
     groups = group_options(*([folder] if folder else []))
     line = read_command_line(options.overrides, groups, multirun=bool(options.multirun))
     try:
-        settings = compose_settings(first_values(line), name=options.config_name or "config", folder=folder)
+        settings = compose(options, single_values(line.accepted))
         is_sweep = bool(options.multirun) or settings.hydra.mode == RunMode.MULTIRUN
-        if not is_sweep and not options.cfg:
+        if is_sweep:
+            line.problems += problems_of_all_trials(options, settings, line)
+        elif not options.cfg:
             settle_request(request_of(settings, line.accepted, line.problems))
     except ConfigError as error:
         raise ConfigError(list(dict.fromkeys([*line.problems, *error.problems]))) from error
     if line.problems:
         raise ConfigError(line.problems)
+    return Plan(line, settings, is_sweep, [*line.swept, *sweeper_params(settings)])
+
+
+def compose(options: argparse.Namespace, overrides: Sequence[str]) -> DictConfig:
+    """Composes with the folders that the command line names."""
+    folder = Path(options.config_dir).resolve() if options.config_dir else None
+    return compose_settings(overrides, name=options.config_name or "config", folder=folder)
+
+
+def sweeper_params(settings: DictConfig) -> dict[str, str]:
+    """The values that a ``sweep=`` option gives: key to values, as on a command line."""
     params = settings.hydra.sweeper.get("params") or {}
-    return Plan(line, settings, is_sweep, [*line.swept, *(str(key) for key in params)])
+    return {str(key): str(value) for key, value in params.items()}
+
+
+def problems_of_all_trials(options: argparse.Namespace, settings: DictConfig, line: CommandLine) -> list[str]:
+    """Problems that no trial escapes: those of both the first and the last value of every swept key.
+
+    A problem of single trials is theirs: they are refused when their turn comes.
+    """
+    typed = set(typed_keys(line.accepted))
+    params = [f"{key}={value}" for key, value in sweeper_params(settings).items() if key not in typed]
+    swept = [*line.accepted, *params]
+    first = trial_problems(options, single_values(swept))
+    last = trial_problems(options, single_values(swept, last=True)) if first else []
+    return [problem for problem in first if problem in last]
+
+
+def trial_problems(options: argparse.Namespace, overrides: Sequence[str]) -> list[str]:
+    """The problems of one combination of values."""
+    try:
+        settle_request(request_of(compose(options, overrides), overrides))
+    except ConfigError as error:
+        return error.problems
+    return []
 
 
 def request_of(settings: DictConfig, overrides: Sequence[str], problems: Sequence[str] = ()) -> Request:

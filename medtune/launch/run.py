@@ -15,7 +15,7 @@ from medtune.launch.outcome import EXIT_REFUSED, REFUSED, Outcome, judge, tell
 from medtune.launch.run_folder import make_run_folder, write_run_folder
 from medtune.runtime.errors import ConfigError
 from medtune.runtime.hardware import cpu_cores, visible_gpus
-from medtune.runtime.record import RunFolder, write_json
+from medtune.runtime.record import RunFolder, merge_json
 from medtune.training.strategies import strategy_problems
 
 # Rules that the layers below keep beside what they are about.
@@ -86,4 +86,5 @@ def run(request: Request) -> tuple[Outcome, Path | None]:
 def record(outcome: Outcome, folder: RunFolder) -> None:
     """Makes sure that a run that ended badly says so in ``result.json``."""
     if outcome.code:
-        write_json(folder.result_file, {"status": outcome.status, "message": outcome.message})
+        cause = {"message": outcome.message} if outcome.message else {}
+        merge_json(folder.result_file, {"status": outcome.status, **cause})

@@ -27,15 +27,15 @@ def make_run_folder(config: Config) -> RunFolder:
     """Creates the run folder, or takes the one of the run that is continued.
 
     Raises:
-        ConfigError: ``run_dir`` holds something already, or is a file.
+        ConfigError: ``run_dir`` holds something already, is a file, or cannot be made.
     """
-    if config.run_dir is None:
-        path = (OUTPUTS / folder_name(config.name) / new_id()).resolve()
-        path.mkdir(parents=True)
-        return RunFolder(path)
-    folder = RunFolder(Path(config.run_dir))
+    path = Path(config.run_dir) if config.run_dir else OUTPUTS / folder_name(config.name) / new_id()
+    folder = RunFolder(path.resolve())
     refuse_used(folder, resume=config.resume)
-    folder.path.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.path.mkdir(parents=True, exist_ok=config.run_dir is not None)
+    except OSError as error:
+        raise ConfigError(f"run_dir={folder.path} cannot be made: {error.strerror}") from error
     return folder
 
 
@@ -74,8 +74,8 @@ def write_run_folder(folder: RunFolder, config: Config, overrides: Sequence[str]
     write_text(folder.config_file, as_yaml(values))
     write_text(folder.overrides_file, as_yaml(list(overrides)))
     write_json(folder.environment_file, environment_record())
-    for error in folder.logs.glob("error-*.json"):
-        error.unlink()
+    for stale in [*folder.logs.glob("error-*.json"), folder.result_file]:
+        stale.unlink(missing_ok=True)
     return changes
 
 
