@@ -107,6 +107,7 @@ def suggest_task(protocol: Protocol, name: object) -> str:
     if elsewhere:
         hint = f"protocol={elsewhere[0]} has it; "
     else:
-        close = difflib.get_close_matches(str(name), known, n=1)
+        longer = [task for task in known if str(name) and task.startswith(str(name))]
+        close = longer or difflib.get_close_matches(str(name), known, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
     return f"{hint}{protocol.name} knows {', '.join(known)}"
