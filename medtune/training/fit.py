@@ -35,6 +35,8 @@ NOISE = {
     r".*does not have many workers": "packed rows are made faster than they are learned",
     r".*isinstance\(treespec, LeafSpec\).*": "Lightning's own use of torch",
     r".*You defined a `validation_step` but have no": "data without a validation split",
+    r".*Total length of `list` across ranks is zero": "the same",
+    r".*your dataloader is not resumable": "StepLoader starts at the checkpoint's step",
     r".*recommended to use `self.log\('val/.*sync_dist=True": "the sums have met before they are logged",
     r".*lr_scheduler\.step\(\)` before `optimizer\.step\(\)`.*": "DeepSpeed's optimizer hides its steps",
     r".*When saving the DeepSpeed Stage 3 checkpoint.*": "a directory of shards is what we want",

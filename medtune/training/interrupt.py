@@ -3,6 +3,7 @@
 import logging
 import signal
 import sys
+import time
 from types import FrameType
 from typing import Any
 
@@ -15,6 +16,8 @@ from medtune.training.checkpoints import Checkpoints
 log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# One Ctrl-C can arrive from the terminal, from the launcher and from torchrun: these are not a second one.
+ECHO_SECONDS = 1.0
 
 
 class Interrupt(L.Callback):
@@ -34,6 +37,7 @@ class Interrupt(L.Callback):
         self.checkpoints = checkpoints
         self.signal_number: int | None = None
         self._received = 0
+        self._received_at = 0.0
         self._previous: dict[int, Any] = {}
         self._shared: tuple[torch.Tensor, Any] | None = None
 
@@ -45,11 +49,13 @@ class Interrupt(L.Callback):
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self._received and time.monotonic() - self._received_at < ECHO_SECONDS:
+            return
         if self._received:
             log.error("second signal: stopping at once, without saving")
             signal.signal(number, signal.SIG_DFL)
             sys.exit(128 + number)
-        self._received = number
+        self._received, self._received_at = number, time.monotonic()
         log.warning("%s: stopping after this step; once more stops at once", signal.Signals(number).name)
 
     def on_train_batch_end(

@@ -5,6 +5,7 @@ from itertools import islice
 from typing import Any
 
 import lightning.pytorch as L
+import torch
 
 from medtune.training.losses import learned_columns
 
@@ -39,7 +40,11 @@ class StepLoader:
             epoch_end = (step // self.plan.steps_per_epoch + 1) * self.plan.steps_per_epoch
             stop = min(epoch_end, self.total_steps)
             loader.batch_sampler.start(step)
-            yield from islice(loader, (stop - step) * self.plan.accumulation)
+            # An iterator of a DataLoader draws its workers' seed from the stream that dropout uses; a
+            # resumed fit makes one more than an uninterrupted one.
+            with torch.random.fork_rng(devices=[]):
+                batches = iter(loader)
+            yield from islice(batches, (stop - step) * self.plan.accumulation)
             step = stop
 
 

@@ -4,7 +4,10 @@ Imports cost more than the cases, so a strategy starts once. Rank zero leaves ``
 compare it with one process.
 """
 
+import os
+import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +45,9 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
     "clipped": ({"trainer__gradient_clip_norm": 0.3}, 2),
     "adamw": (ADAMW, 2),
     "lora": ({"adapter__name": "lora"}, 1),
+    "untouched": ({"optim__lr": 0.0, "trainer__max_steps": 1}, 4),
 }
+SAVED_STEP, ALL_STEPS = 2, 4
 
 
 def case_config(name: str, run_dir: Path, strategy: str) -> Config:
@@ -88,15 +93,65 @@ def summary(result: FitResult, folder: RunFolder) -> dict[str, Any]:
     }
 
 
-def run_all(strategy: str, out: Path) -> dict[str, Any]:
-    import os
+def run_resumed(strategy: str, out: Path, rank: int, world_size: int) -> dict[str, Any]:
+    """Four steps with dropout and shuffling; then the last two again, from the checkpoint between them."""
+    whole = RunFolder(out / "whole")
+    changes = {**ADAMW, "checkpoint__every_n_steps": SAVED_STEP, "checkpoint__keep_last": 2}
+    results = {}
+    for folder in (whole, RunFolder(out / "resumed")):
+        config = toy_config(
+            folder.path, data__global_batch_size=4, trainer__max_steps=ALL_STEPS, **changes
+        )
+        config.strategy = STRATEGIES.get(strategy, {})
+        if folder is not whole:
+            config.resume = str(whole.checkpoints / f"step-{SAVED_STEP}")
+        data = ToyData(ROWS, 4, 1, world_size, rank, shuffle_seed=1)
+        result = fit(config, data, folder, build_model=lambda: tiny_model(dropout=0.3))
+        if rank == 0:
+            results[folder.path.name] = {**summary(result, folder), "rows": data.seen}
+    return results
 
+
+def run_interrupted(strategy: str, out: Path, rank: int, world_size: int) -> dict[str, Any]:
+    """Only the last rank receives SIGTERM, while it fetches a row of the second step."""
+    folder = RunFolder(out / "interrupted")
+    config = toy_config(folder.path, data__global_batch_size=4, trainer__max_steps=50)
+    config.strategy = STRATEGIES.get(strategy, {})
+    data = SignallingData(ROWS, 4, 1, world_size, rank)
+    data.signal_after = 3 if rank == world_size - 1 else None
+    result = fit(config, data, folder, build_model=tiny_model)
+    return {"result": asdict(result), "checkpoints": [c.global_step for c in whole_checkpoints(folder.checkpoints)]}
+
+
+class SignallingData(ToyData):
+    """Sends SIGTERM to its own process when that many micro batches were made."""
+
+    signal_after: int | None = None
+
+    def train_dataloader(self) -> Any:
+        loader = super().train_dataloader()
+        collate = loader.collate_fn
+
+        def collate_and_signal(items: Any) -> Any:
+            if len(self.seen) + 1 == self.signal_after:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return collate(items)
+
+        loader.collate_fn = collate_and_signal
+        return loader
+
+
+def run_all(strategy: str, out: Path) -> dict[str, Any]:
     rank, world_size = int(os.environ.get("RANK", "0")), ranks()[0]
-    return {name: run_case(name, strategy, out, rank, world_size) for name in CASES}
+    results = {name: run_case(name, strategy, out, rank, world_size) for name in CASES}
+    results |= run_resumed(strategy, out, rank, world_size)
+    if strategy in ("one", "ddp"):
+        results["interrupted"] = run_interrupted(strategy, out, rank, world_size)
+    return results
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     results = run_all(sys.argv[1], Path(sys.argv[2]))
-    if any(results.values()):
+    if os.environ.get("RANK", "0") == "0":
         torch.save(results, Path(sys.argv[2]) / "results.pt")

@@ -1,0 +1,114 @@
+"""Two ranks under every strategy train as one process does: losses, norms, weights, resume, export."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.numerics.strategy_cases import ALL_STEPS, CASES, SAVED_STEP, case_model, run_all
+from tests.numerics.toy import relative_error, tiny_model
+
+ROOT = Path(__file__).parents[2]
+FITS = ["accumulated", "clipped", "adamw", "lora"]
+
+# A start costs some 20 seconds, most of it imports.
+STRATEGIES = [
+    pytest.param("ddp", id="ddp"),
+    pytest.param("fsdp", id="fsdp"),
+    pytest.param("zero3_offload", id="zero3_offload"),
+    pytest.param("zero1", id="zero1", marks=pytest.mark.slow),
+    pytest.param("zero2", id="zero2", marks=pytest.mark.slow),
+    pytest.param("zero2_offload", id="zero2_offload", marks=pytest.mark.slow),
+    pytest.param("zero3", id="zero3", marks=pytest.mark.slow),
+]
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The cases in this process alone."""
+    return run_all("one", tmp_path_factory.mktemp("one"))
+
+
+@pytest.fixture(scope="module", params=STRATEGIES)
+def two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The cases on two ranks that torchrun started, on a machine without a compiler."""
+    if request.param.startswith("zero"):
+        pytest.importorskip("deepspeed")
+    out = tmp_path_factory.mktemp(request.param)
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+        "PATH": str(Path(sys.executable).parent),
+        "TORCH_EXTENSIONS_DIR": str(out / "extensions"),
+    }
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+        str(ROOT / "tests/numerics/strategy_cases.py"), request.param, str(out),
+    ]  # fmt: skip
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-8000:]
+    results: dict[str, Any] = torch.load(out / "results.pt", weights_only=True)
+    return results
+
+
+def test_losses_norms_and_counters_are_those_of_one_process(one, two):
+    for case in FITS:
+        assert two[case]["losses"] == pytest.approx(one[case]["losses"], rel=1e-5), case
+        assert two[case]["norms"] == pytest.approx(one[case]["norms"], rel=1e-5), case
+        assert torch.tensor(two[case]["val"]) == pytest.approx(torch.tensor(one[case]["val"]), rel=1e-5), case
+        assert two[case]["tokens"] == one[case]["tokens"], case
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks transformers
+def test_updates_are_those_of_one_process(one, two):
+    for case in FITS:
+        start = case_model(case).state_dict()
+        assert relative_error(two[case]["weights"], one[case]["weights"], start) < 1e-5, case
+
+
+def test_export_and_checkpoint_hold_the_trained_weights(one, two):
+    for case in FITS:
+        assert two[case]["exported"].keys() == one[case]["exported"].keys(), case
+        for name, tensor in one[case]["exported"].items():
+            torch.testing.assert_close(two[case]["exported"][name], tensor, atol=1e-5, rtol=1e-5)
+    for name, tensor in two["accumulated"]["exported"].items():
+        torch.testing.assert_close(tensor, two["accumulated"]["weights"][name], atol=0, rtol=0)
+
+
+def test_random_weights_are_those_of_one_process(two):
+    """Inside DeepSpeed's own context the embedding would have a deviation of 1 instead of 0.02."""
+    fresh = tiny_model().state_dict()
+    for name, tensor in two["untouched"]["exported"].items():
+        torch.testing.assert_close(tensor, fresh[name], atol=0, rtol=0)
+    deviation = two["untouched"]["exported"]["model.embed_tokens.weight"].std()
+    assert float(deviation) == pytest.approx(0.02, rel=0.05)
+
+
+def test_a_resumed_fit_goes_on_as_if_it_had_not_stopped(two):
+    """With dropout: every rank's random stream is restored too."""
+    whole, resumed = two["whole"], two["resumed"]
+    assert resumed["losses"] == whole["losses"][SAVED_STEP:]
+    assert resumed["rows"] == whole["rows"][-len(resumed["rows"]) :]
+    assert resumed["tokens"] == whole["tokens"]
+    assert len(whole["losses"]) == ALL_STEPS
+    for name, tensor in whole["exported"].items():
+        torch.testing.assert_close(resumed["exported"][name], tensor, atol=0, rtol=0)
+
+
+def test_ranks_stop_together_when_one_gets_a_signal(two):
+    if "interrupted" not in two:
+        pytest.skip("the same code under every strategy; DDP stands for all")
+    result = two["interrupted"]["result"]
+    assert (result["status"], result["signal_number"]) == ("interrupted", 15)
+    # Sent in step 2, agreed on at the end of step 3.
+    assert result["global_step"] == 3
+    assert two["interrupted"]["checkpoints"] == [3]
+
+
+def test_all_cases_are_compared():
+    assert {*FITS, "untouched"} == CASES.keys()
