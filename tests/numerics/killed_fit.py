@@ -1,0 +1,57 @@
+"""A fit whose process ends without notice while it makes a batch: ``killed_fit.py RUN_DIR MICRO_BATCH``."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from medtune.config.schema import Config
+from medtune.runtime.record import RunFolder
+from medtune.training.fit import FitResult, fit
+from tests.numerics.toy import ToyData, make_documents, tiny_model, toy_config
+
+DOCUMENTS = make_documents(10, seed=1)
+STEPS, SAVED_EVERY = 8, 2
+
+
+def build_config(run_dir: Path, **changes: Any) -> Config:
+    """8 steps of 4 rows over 10 rows with AdamW, warm-up and cosine; an epoch has 3 steps, the last part filled."""
+    return toy_config(
+        run_dir,
+        **{
+            "data__global_batch_size": 4, "trainer__max_steps": STEPS, "checkpoint__every_n_steps": SAVED_EVERY,
+            "checkpoint__keep_last": 2, "optim__name": "adamw", "optim__lr": 1e-2, "schedule__name": "cosine",
+            "schedule__warmup_steps": 2, "trainer__gradient_clip_norm": 1.0, **changes,
+        },
+    )  # fmt: skip
+
+
+def run(config: Config, data: ToyData | None = None, dropout: float = 0.2, export: bool = False) -> FitResult:
+    folder = RunFolder(Path(str(config.run_dir)))
+    data = data or build_data(config)
+    return fit(config, data, folder, build_model=lambda: tiny_model(dropout=dropout), export=export)
+
+
+def build_data(config: Config, cls: type[ToyData] = ToyData) -> ToyData:
+    rows = [[document] for document in DOCUMENTS]
+    return cls(rows, 4, config.data.micro_batch_size, shuffle_seed=5, val_rows=rows[:3])
+
+
+class Killed(ToyData):
+    """Ends the process when it is asked for one micro batch more than ``KILL_AFTER``."""
+
+    def train_dataloader(self) -> Any:
+        loader = super().train_dataloader()
+        collate = loader.collate_fn
+
+        def collate_or_die(items: Any) -> Any:
+            if len(self.seen) == int(sys.argv[2]):
+                os._exit(9)
+            return collate(items)
+
+        loader.collate_fn = collate_or_die
+        return loader
+
+
+if __name__ == "__main__":
+    run(build_config(Path(sys.argv[1])), build_data(build_config(Path(sys.argv[1])), Killed))
