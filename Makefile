@@ -33,11 +33,11 @@ run: install ## Train and score the built-in default; ARGS="data=... model=..." 
 
 .PHONY: test
 test: install ## Unit, parity and command-line tests on the CPU; what a change must pass
-	$(BIN)/python -m pytest tests/unit tests/numerics tests/integration
+	$(BIN)/python -m pytest
 
 .PHONY: test-all
 test-all: install ## The same with the slow tests
-	$(BIN)/python -m pytest -m "not gpu" tests/unit tests/numerics tests/integration
+	$(BIN)/python -m pytest -m "not gpu"
 
 .PHONY: test-parity
 test-parity: install ## Only the parity tests against named references
@@ -45,7 +45,7 @@ test-parity: install ## Only the parity tests against named references
 
 .PHONY: test-gpu
 test-gpu: install ## The tests that need a CUDA device
-	$(BIN)/python -m pytest -m gpu tests
+	$(BIN)/python -m pytest -m gpu
 
 .PHONY: lint
 lint: install ## Style, types and file checks; changes nothing
