@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -86,7 +87,9 @@ def merge_adapter(model: PeftModel) -> PreTrainedModel:
     if getattr(base, "hf_quantizer", None) is None:
         merged: PreTrainedModel = model.merge_and_unload()
         return merged
-    updates = {name: module for name, module in base.named_modules() if isinstance(module, LoraLayer)}
+    updates: dict[str, Any] = {
+        name: module for name, module in base.named_modules() if isinstance(module, LoraLayer)
+    }
     model.unload()
     base.dequantize()
     for name, update in updates.items():

@@ -75,9 +75,18 @@ class BaichuanConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
 
     def to_dict(self) -> dict[str, Any]:
-        """As on the hub: a key that a layout does not have is absent, not null."""
+        """As on the hub, for those who read it there.
+
+        A key that a layout does not have is absent, not null; the type has its old name too; and
+        Baichuan-7B, which vLLM tells from the 13B layout by that, is spelled with a capital C.
+        """
         optional = ("max_position_embeddings", "model_max_length", "z_loss_weight")
-        return {k: v for k, v in super().to_dict().items() if v is not None or k not in optional}
+        values = {k: v for k, v in super().to_dict().items() if v is not None or k not in optional}
+        if values.get("dtype") is not None:
+            values["torch_dtype"] = values["dtype"]
+        if self.uses_rotary_positions and not self.norm_head and values.get("architectures"):
+            values["architectures"] = ["BaiChuanForCausalLM"]
+        return values
 
     @property
     def uses_rotary_positions(self) -> bool:

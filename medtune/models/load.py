@@ -30,6 +30,7 @@ from medtune.models.folders import (
     has_tokenizer,
     is_adapter,
 )
+from medtune.models.packing import packing_refusal
 from medtune.models.quantize import keep_exact_on_cpu, quantization_arguments
 from medtune.models.tokenizers import BaichuanTokenizer
 from medtune.runtime.errors import ConfigError
@@ -174,6 +175,21 @@ def _load_base(config: Config) -> PreTrainedModel:
     return _load_folder(config, folder, build_network_config(config.model))
 
 
+def _check_packing(config: Config, network: PreTrainedConfig) -> None:
+    """Raises ConfigError where packed rows would be computed otherwise than their documents alone."""
+    if config.data.packing == "none":
+        return
+    refusal = packing_refusal(network.model_type)
+    window, length = getattr(network, "sliding_window", None), config.data.sequence_length
+    if refusal is None and window is not None and length > window:
+        refusal = (
+            f"data.sequence_length={length} is longer than the model's sliding window of {window} tokens, "
+            "which a packed row would not keep; shorten it, or set data.packing=none"
+        )
+    if refusal is not None:
+        raise ConfigError(refusal)
+
+
 def _load_folder(config: Config, folder: Path, network: PreTrainedConfig) -> PreTrainedModel:
     """Loads ``folder`` and refuses weights that do not fit it exactly."""
     loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
@@ -281,16 +297,18 @@ def _check_given(model: ModelConfig, model_type: str, given: dict[str, Any], kno
         ]
     else:
         default = CONFIG_MAPPING[model_type]()
+        hidden, heads = (
+            given.get(key, known.get(key, getattr(default, key)))
+            for key in ("hidden_size", "num_attention_heads")
+        )
         problems = [
             f"model.{key}={value}: {model_type} has no such setting"
             for key, value in given.items()
             if not hasattr(default, key)
         ]
-        settings = default.to_dict() | known | given
-        if settings["hidden_size"] % settings["num_attention_heads"]:
+        if hidden % heads:
             problems.append(
-                f"model.hidden_size ({settings['hidden_size']}) must be a multiple of "
-                f"model.num_attention_heads ({settings['num_attention_heads']})"
+                f"model.hidden_size ({hidden}) must be a multiple of model.num_attention_heads ({heads})"
             )
     if problems:
         raise ConfigError(problems)
@@ -344,6 +362,7 @@ def _prepare_training(model: PreTrainedModel, config: Config) -> None:
         raise ConfigError(
             f"quantization={config.quantization.name} freezes every weight; train with adapter=lora"
         )
+    _check_packing(config, model.config)
     model.config.use_cache = False
     checkpointing = config.model.gradient_checkpointing
     if checkpointing is None:

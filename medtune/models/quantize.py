@@ -68,7 +68,7 @@ def keep_exact_on_cpu(model: PreTrainedModel) -> None:
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
 def compute_dtype(config: Config) -> torch.dtype:

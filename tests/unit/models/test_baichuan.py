@@ -1,0 +1,286 @@
+import pytest
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+import medtune.models.registry  # noqa: F401
+from medtune.models.baichuan import (
+    BaichuanConfig,
+    BaichuanForCausalLM,
+    NormHead,
+    alibi_mask,
+    alibi_slopes,
+    allowed_pairs,
+    kept_positions,
+)
+
+SIZES = {
+    "vocab_size": 53,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+LAYOUTS = {"alibi": {}, "rotary": {"max_position_embeddings": 64}, "alibi_norm_head": {"norm_head": True}}
+CPU = torch.device("cpu")
+
+
+def build(attention="sdpa", **settings):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(
+        BaichuanConfig(**SIZES | settings), attn_implementation=attention
+    ).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(5)  # so that the likeliest token stands out
+    return model
+
+
+@pytest.fixture(params=LAYOUTS)
+def layout(request):
+    return LAYOUTS[request.param]
+
+
+@pytest.fixture(params=["sdpa", "eager"])
+def attention(request):
+    return request.param
+
+
+@pytest.mark.parametrize(
+    ("num_heads", "expected"),
+    [
+        pytest.param(1, [2**-8], id="one_head"),
+        pytest.param(4, [2**-2, 2**-4, 2**-6, 2**-8], id="a_power_of_two"),
+        pytest.param(6, [2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3], id="two_more_are_appended_unsorted"),
+    ],
+)
+def test_slopes_worked_by_hand(num_heads, expected):
+    assert alibi_slopes(num_heads).tolist() == expected
+
+
+def test_slopes_of_40_heads_are_those_of_bloom():
+    from transformers.models.bloom.modeling_bloom import build_alibi_tensor
+
+    # BLOOM's bias is slope * column; the second column of each head is its slope.
+    bias = build_alibi_tensor(torch.ones(1, 2), 40, torch.float32)
+    torch.testing.assert_close(alibi_slopes(40), bias.view(40, 2)[:, 1])
+
+
+def test_alibi_mask_worked_by_hand():
+    mask = alibi_mask(allowed_pairs(None, 2, 1, CPU), num_heads=1, dtype=torch.float32)
+    least = torch.finfo(torch.float32).min
+    slope = 2**-8
+    assert mask[0, 0].tolist() == [[-slope, 0.0, least], [-2 * slope, -slope, 0.0]]
+
+
+def test_alibi_in_bfloat16_is_the_exact_bias_rounded_once():
+    """slope * j, taken in bf16, would be off by 15 here."""
+    allowed = allowed_pairs(None, 1, 4095, CPU)
+    exact = alibi_mask(allowed, 40, torch.float32)
+    rounded = alibi_mask(allowed, 40, torch.bfloat16)
+    assert torch.equal(rounded, exact.bfloat16())
+
+
+@pytest.mark.parametrize(
+    ("mask", "past", "expected"),
+    [
+        pytest.param(None, 0, [[1, 0], [1, 1]], id="causal"),
+        pytest.param(None, 2, [[1, 1, 1, 0], [1, 1, 1, 1]], id="cached_columns_are_seen"),
+        pytest.param([[0, 1, 1]], 1, [[0, 1, 0], [0, 1, 1]], id="left_padding_is_not_seen"),
+        pytest.param([[0, 1]], 0, [[1, 0], [0, 1]], id="a_padding_query_sees_itself"),
+        pytest.param([[[[True, False], [False, True]]]], 0, [[1, 0], [0, 1]], id="a_bool_mask_is_the_answer"),
+        pytest.param([[[[0.0, -9.0], [-9.0, 0.0]]]], 0, [[1, 0], [0, 1]], id="so_is_an_additive_one"),
+    ],
+)
+def test_allowed_pairs(mask, past, expected):
+    mask = None if mask is None else torch.tensor(mask)
+    assert allowed_pairs(mask, 2, past, CPU)[0, 0].int().tolist() == expected
+
+
+def test_a_mask_that_misses_the_cache_is_refused():
+    with pytest.raises(ValueError, match="attention_mask has 2 columns, but there are 5 cached and new"):
+        allowed_pairs(torch.ones(1, 2), 2, 3, CPU)
+
+
+@pytest.mark.parametrize(
+    ("settings", "rotary", "norm_head"),
+    [
+        pytest.param({"max_position_embeddings": 4096}, True, False, id="7b"),
+        pytest.param({"model_max_length": 4096}, False, False, id="13b"),
+        pytest.param(
+            {"max_position_embeddings": 4096, "model_max_length": 4096, "vocab_size": 125696},
+            True,
+            True,
+            id="baichuan2_7b",
+        ),
+        pytest.param({"model_max_length": 4096, "vocab_size": 125696}, False, True, id="baichuan2_13b"),
+        pytest.param({"z_loss_weight": 0}, False, True, id="resized_baichuan2"),
+        pytest.param({"norm_head": False, "vocab_size": 125696}, False, False, id="said_outright"),
+    ],
+)
+def test_the_layout_is_read_from_the_configuration(settings, rotary, norm_head, tmp_path):
+    config = BaichuanConfig(**settings)
+    config.save_pretrained(tmp_path)
+    for each in (config, AutoConfig.from_pretrained(tmp_path)):
+        assert (each.uses_rotary_positions, each.norm_head) == (rotary, norm_head)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hidden_size": 30}, r"hidden_size \(30\) must be a multiple of num_attention_heads \(4\)"),
+        ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
+    ],
+)
+def test_a_configuration_that_is_no_baichuan_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        BaichuanConfig(**SIZES | settings)
+
+
+@pytest.mark.parametrize("stored", [False, [False], True])
+def test_the_hubs_checkpointing_key_has_no_effect(stored):
+    """The original wraps it in a tuple, which is always true."""
+    model = BaichuanForCausalLM(BaichuanConfig(**SIZES, gradient_checkpointing=stored))
+    assert model.model.gradient_checkpointing is False
+    assert not any(layer.gradient_checkpointing for layer in model.model.layers)
+
+
+def test_decoding_with_a_cache_gives_the_logits_of_the_whole_row(layout, attention):
+    model = build(attention, **layout)
+    ids = torch.randint(3, 53, (2, 11))
+    cache, pieces = None, []
+    with torch.no_grad():
+        whole = model(ids, use_cache=False).logits
+        for piece in ids.split([5, 3, 1, 1, 1], dim=1):
+            output = model(piece, past_key_values=cache, use_cache=True)
+            cache = output.past_key_values
+            pieces.append(output.logits)
+    torch.testing.assert_close(torch.cat(pieces, dim=1), whole, atol=1e-5, rtol=1e-4)
+
+
+def test_left_padding_changes_no_answer(layout, attention):
+    model = build(attention, **layout)
+    prompts = [torch.randint(3, 53, (n,)) for n in (9, 4, 1)]
+    ids = torch.zeros(3, 9, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, 9 - len(prompt) :], mask[row, 9 - len(prompt) :] = prompt, 1
+    settings = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    together = model.generate(ids, attention_mask=mask, **settings)[:, 9:]
+    for row, prompt in enumerate(prompts):
+        alone = model.generate(prompt[None], attention_mask=torch.ones_like(prompt[None]), **settings)
+        assert together[row].tolist() == alone[0, len(prompt) :].tolist()
+
+
+def test_a_later_token_never_changes_an_earlier_logit(layout, attention):
+    model = build(attention, **layout)
+    ids = torch.randint(3, 53, (1, 8))
+    changed = ids.clone()
+    changed[0, 5] = (changed[0, 5] + 1) % 53
+    with torch.no_grad():
+        before, after = model(ids).logits, model(changed).logits
+    torch.testing.assert_close(before[:, :5], after[:, :5])
+    assert not torch.allclose(before[:, 5:], after[:, 5:])
+
+
+def test_left_padding_in_train_mode_leaves_everything_finite(layout, attention):
+    model = build(attention, **layout).train()
+    mask = torch.tensor([[0, 0, 0, 1, 1, 1]])
+    ids = torch.randint(3, 53, (1, 6)) * mask
+    output = model(ids, attention_mask=mask, labels=ids.masked_fill(mask == 0, -100))
+    output.loss.backward()
+    assert output.logits.isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        pytest.param(2, id="the_last"),
+        pytest.param(torch.tensor([0, 3]), id="columns"),
+        pytest.param(torch.tensor([[0, 3], [1, 2]]), id="columns_per_row"),
+        pytest.param(torch.tensor([[True, False, False, True], [False, True, True, True]]), id="a_mask"),
+    ],
+)
+def test_only_the_asked_positions_are_projected(kept):
+    model = build()
+    ids = torch.randint(3, 53, (2, 4))
+    with torch.no_grad():
+        whole, some = model(ids).logits, model(ids, logits_to_keep=kept).logits
+    torch.testing.assert_close(some, kept_positions(whole, kept))
+    assert some.shape != whole.shape
+
+
+def test_the_normalised_head_never_writes_its_weight():
+    model = build(norm_head=True)
+    before = model.lm_head.weight.detach().clone()
+    ids = torch.randint(3, 53, (1, 5))
+    with torch.no_grad():
+        logits = model(ids).logits
+        for training in (True, False):
+            model.train(training)(ids)
+        model.lm_head.weight.mul_(7)  # of no consequence: only directions count
+        torch.testing.assert_close(model(ids).logits, logits)
+    torch.testing.assert_close(model.lm_head.weight, before * 7)
+
+
+def test_resizing_the_vocabulary_keeps_the_normalised_head():
+    model = build(norm_head=True)
+    ids = torch.randint(3, 53, (1, 5))
+    with torch.no_grad():
+        before = model(ids).logits
+        model.resize_token_embeddings(60, mean_resizing=False)
+        torch.testing.assert_close(model(ids).logits[..., :53], before)
+    assert isinstance(model.lm_head, NormHead)
+    assert model.config.norm_head
+
+
+def test_nothing_is_lost_when_built_on_the_meta_device(layout):
+    """Weights are the whole state: a model made of its state dict alone answers as the first."""
+    model = build(**layout)
+    assert not list(model.buffers())
+    with torch.device("meta"):
+        empty = BaichuanForCausalLM(model.config)
+    empty.load_state_dict(model.state_dict(), assign=True)
+    ids = torch.randint(3, 53, (1, 7))
+    assert torch.equal(empty.eval()(ids).logits, model(ids).logits)
+
+
+def test_autocast_keeps_the_loss_close_and_the_mask_in_the_products_type(layout, attention):
+    model = build(attention, **layout)
+    ids = torch.randint(3, 53, (2, 12))
+    exact = model(ids, labels=ids).loss
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = model(ids, labels=ids).loss
+    mixed.backward()
+    assert mixed.item() == pytest.approx(exact.item(), rel=0.03)
+    assert model.model.layers[0].self_attn.W_pack.weight.grad.dtype == torch.float32
+
+
+def test_a_random_head_and_embedding_are_initialised_as_transformers_does():
+    model = BaichuanForCausalLM(BaichuanConfig(**SIZES | {"vocab_size": 4000}, norm_head=True))
+    for module in (model.lm_head, model.model.embed_tokens, model.model.layers[0].self_attn.W_pack):
+        assert module.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert model.model.norm.weight.eq(1).all()
+    assert isinstance(model.get_output_embeddings(), nn.Linear)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "give either input_ids or inputs_embeds"),
+        ({"input_ids": torch.ones(1, 2).long(), "output_attentions": True}, "does not keep its attention"),
+    ],
+)
+def test_arguments_that_cannot_be_served_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        build()(**arguments)
+
+
+def test_hidden_states_are_returned_on_request():
+    model = build()
+    ids = torch.randint(3, 53, (1, 5))
+    states = model(ids, output_hidden_states=True).hidden_states
+    assert len(states) == 3
+    torch.testing.assert_close(model.lm_head(states[-1]), model(ids).logits)
