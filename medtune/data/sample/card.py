@@ -52,7 +52,7 @@ and `sample_id`; the targets follow the official grammar, task by task.
 | test_long ({long} a task) | inputs as long as the benchmark's (median 135, p95 1050, p99 1850 characters) |
 | corpus_train, corpus_validation | plain paragraphs, one a line, for pretraining |
 
-Train, dev and test share no *core*: the query, the unordered pair of queries, the raw term, the sentence or
+No two splits share a *core*: the query, the unordered pair of queries, the raw term, the sentence or
 the dialogue, without prompt, choices and greeting. A core's hash decides its split, whatever the seed, so
 records generated with another seed can be added to train without meeting the tests. Prompts and sentence
 frames are shared by all splits: the sample measures whether training works, not how well a model

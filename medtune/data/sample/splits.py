@@ -1,8 +1,8 @@
 """Which records go to which file, and the files themselves.
 
 A record is placed by the hash of its core (the query, the pair, the raw term, the sentence or the dialogue:
-the input without prompt, choices and opener), so the same core can never be in two of train, dev and test,
-whatever the seed and however many records are generated. The generator checks that again on what it writes.
+the input without prompt, choices and opener), so the same core can never be in two splits, whatever the seed
+and however many records are generated. The generator checks train against the others again as it writes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from medtune.data.sample.lexicon import Lexicon, split_lexicon
 from medtune.data.sample.tasks import TASKS, Draft, Lengths, Setting, Task, fill_frame
 
 NUM_BUCKETS = 20
-TEST_BUCKET, DEV_BUCKET = 0, 1  # the other eighteen are train's
+TEST_BUCKET, DEV_BUCKET, LONG_BUCKET = 0, 1, 2  # the other seventeen are train's
 
 CORPUS_TRAIN_DOCUMENTS, CORPUS_VALIDATION_DOCUMENTS = 1500, 100
 
@@ -41,7 +41,7 @@ EVALUATION_SPLITS = (
     Split("dev", DEV_BUCKET, 40),
     Split("test", TEST_BUCKET, 48),
     Split("test_new_words", TEST_BUCKET, 30, has_new_words=True),
-    Split("test_long", TEST_BUCKET, 10, lengths=Lengths.PROMPTCBLUE),
+    Split("test_long", LONG_BUCKET, 10, lengths=Lengths.PROMPTCBLUE),
 )
 
 
@@ -91,7 +91,7 @@ def generate_train_records(
         while True:
             draft = task.write(setting)
             name = core_hash(task, draft.core)
-            if name % NUM_BUCKETS > DEV_BUCKET:
+            if name % NUM_BUCKETS > LONG_BUCKET:
                 break
         if name in reserved:
             raise RuntimeError(f"{task.task_dataset} core of train is in another split: {draft.core!r}")
