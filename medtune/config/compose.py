@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml.error import MarkedYAMLError
 
-from medtune.config.keys import schema_keys
+from medtune.config.keys import schema_keys, section_names
 from medtune.config.resolvers import CONF, register_resolvers
 from medtune.config.schema import Config
 from medtune.config.suggest import did_you_mean, nearest_key
@@ -60,9 +60,8 @@ def composition_problem(error: Exception) -> str:
     key = re.search(r"full_key: (\S+)", text)
     where = f"{place.group(1)}.yaml: " if place else ""
     if key and re.search(r"Key '[^']+' not in", text):
-        return f"{where}there is no key {key.group(1)}" + did_you_mean(
-            nearest_key(key.group(1), schema_keys())
-        )
+        near = nearest_key(key.group(1), [*section_names(), *schema_keys()])
+        return f"{where}there is no key {key.group(1)}{did_you_mean(near)}"
     if key:
         reason = re.search(r"Value .*", text)
         return f"{where}{key.group(1)}: {reason.group(0) if reason else text.splitlines()[0]}"

@@ -53,6 +53,13 @@ def section_keys(section: str) -> list[str]:
     return [name for name in schema_keys() if name.startswith(section + ".")]
 
 
+@cache
+def section_names() -> list[str]:
+    """The dotted names of the sections: ``data``, ``data.columns``, ..."""
+    names = [name.rpartition(".")[0] for name in schema_keys()]
+    return [name for name in dict.fromkeys(names) if name]
+
+
 def open_node(dotted: str) -> Key | None:
     """The open key that ``dotted`` lies in, if it lies in one: ``strategy`` for ``strategy.stage``."""
     parts = dotted.split(".")

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from medtune.config.keys import describe, schema_keys
+from medtune.config.keys import describe, schema_keys, section_names
 from medtune.config.schema import Config
 from medtune.config.suggest import did_you_mean, nearest, nearest_key
 from medtune.runtime.errors import ConfigError
@@ -88,7 +88,9 @@ def read_section(section: type[Section], values: Any, prefix: str, problems: lis
 
 def unknown_key(key: str, value: Any) -> str:
     """The problem of a key that the schema does not have."""
-    return f"{key}={show(value)}: there is no key {key}" + did_you_mean(nearest_key(key, schema_keys()))
+    return f"{key}={show(value)}: there is no key {key}" + did_you_mean(
+        nearest_key(key, [*section_names(), *schema_keys()])
+    )
 
 
 def value_problem(key: str, given: Any, converted: Any) -> str | None:

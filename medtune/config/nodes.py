@@ -77,7 +77,8 @@ def signature_behind(target: str) -> Signature | None:
     behind = signature_of(PASSES_ON[target]) if target in PASSES_ON else None
     if signature is None or behind is None:
         return signature
-    return Signature((*signature.names, *behind.names), signature.required, behind.open)
+    names = tuple(dict.fromkeys([*signature.names, *behind.names]))
+    return Signature(names, signature.required, behind.open)
 
 
 def argument_problems(

@@ -1,0 +1,357 @@
+"""The rules between settings, on configurations made by hand; the command line is in unit/launch."""
+
+from dataclasses import replace
+
+import pytest
+
+from medtune.config.checks import Machine, check
+from medtune.config.schema import (
+    AdapterConfig,
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    EvalConfig,
+    EvaluateConfig,
+    GenerateConfig,
+    ModelConfig,
+    OptimConfig,
+    QuantizationConfig,
+    ScheduleConfig,
+    TemplateConfig,
+    TrainerConfig,
+)
+
+CPU = Machine(gpus=0, cores=2)
+RANDOM = ModelConfig(name="toy", init="random", model_type="llama", tokenizer="toy/tokenizer")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("train.json", "dev.json", "prompts.txt"):
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+@pytest.fixture
+def sound(folder):
+    """A configuration without problems."""
+    data = DataConfig(
+        name="toy",
+        dir=str(folder),
+        splits={"train": "train.json", "validation": "dev.json"},
+        eval_splits=["validation"],
+        sequence_length=64,
+    )
+    return Config(model=RANDOM, data=data, trainer=TrainerConfig(accelerator="cpu", devices=1))
+
+
+def test_a_sound_configuration_has_no_problems(sound):
+    assert check(sound, CPU) == []
+
+
+def with_section(config, section, **values):
+    return replace(config, **{section: replace(getattr(config, section), **values)})
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "problem"),
+    [
+        pytest.param(
+            "data",
+            {"global_batch_size": 10, "micro_batch_size": 4},
+            "data.global_batch_size=10 is not a multiple of data.micro_batch_size * trainer.devices "
+            "(4 * 1 = 4); the nearest is data.global_batch_size=8",
+            id="batch",
+        ),
+        pytest.param(
+            "data",
+            {"global_batch_size": 1, "micro_batch_size": 4},
+            "data.global_batch_size=1 is not a multiple of data.micro_batch_size * trainer.devices "
+            "(4 * 1 = 4); the nearest is data.global_batch_size=4",
+            id="batch_smaller_than_a_pass",
+        ),
+        pytest.param(
+            "trainer",
+            {"devices": 3},
+            "data.global_batch_size=8 is not a multiple of data.micro_batch_size * trainer.devices "
+            "(1 * 3 = 3); the nearest is data.global_batch_size=9",
+            id="batch_over_devices",
+        ),
+        pytest.param(
+            "trainer",
+            {"num_nodes": 2},
+            "trainer.num_nodes=2: launcher=local starts processes on this machine only; "
+            "set trainer.num_nodes=1",
+            id="several_machines",
+        ),
+        pytest.param(
+            "trainer",
+            {"accelerator": "cuda"},
+            "trainer.accelerator=cuda, but no GPU is visible here; set trainer.accelerator=cpu",
+            id="no_gpu",
+        ),
+        pytest.param("trainer", {"max_steps": 0}, "trainer.max_steps=0 must be at least 1", id="no_steps"),
+        pytest.param(
+            "trainer", {"max_epochs": 0.0}, "trainer.max_epochs=0.0 must be above 0", id="no_epochs"
+        ),
+        pytest.param(
+            "quantization",
+            {"name": "nf4"},
+            "quantization=nf4 freezes the weights, so there is nothing to train; add adapter=lora",
+            id="quantised_without_adapter",
+        ),
+        pytest.param(
+            "data",
+            {"format": "text", "eval_splits": []},
+            "objective=sft learns responses, but data=toy (data.format=text) has none; "
+            "set objective=pretrain",
+            id="texts_have_no_responses",
+        ),
+        pytest.param(
+            "data",
+            {"overlong": "split"},
+            "data.overlong=split cuts a text into several, which would part a response from its prompt; "
+            "set objective=pretrain, or data.overlong=truncate",
+            id="split_of_a_pair",
+        ),
+        pytest.param(
+            "data",
+            {"packing": "concat"},
+            "data.packing=concat cuts rows anywhere, which would part a response from its prompt; "
+            "set objective=pretrain, or data.packing=bfd",
+            id="cut_of_a_pair",
+        ),
+        pytest.param(
+            "data",
+            {"eval_splits": ["validaton"]},
+            "data.eval_splits=[validaton]: data=toy has train, validation; did you mean validation?",
+            id="no_such_split",
+        ),
+        pytest.param(
+            "data", {"sequence_length": 1}, "data.sequence_length=1 must be at least 2", id="one_token"
+        ),
+        pytest.param(
+            "template",
+            {"prompt": "Input:"},
+            "template.prompt must hold {prompt} exactly once; it holds it 0 times",
+            id="template_without_prompt",
+        ),
+        pytest.param(
+            "optim",
+            {"betas": [0.9]},
+            "optim.betas=[0.9] must be two numbers from 0 to below 1",
+            id="one_beta",
+        ),
+        pytest.param(
+            "optim",
+            {"betas": [0.9, 1.0]},
+            "optim.betas=[0.9,1.0] must be two numbers from 0 to below 1",
+            id="beta_of_one",
+        ),
+        pytest.param("optim", {"lr": float("nan")}, "optim.lr=nan must be at least 0", id="lr_is_no_number"),
+        pytest.param("optim", {"lr": -1.0}, "optim.lr=-1.0 must be at least 0", id="lr_below_zero"),
+        pytest.param(
+            "schedule",
+            {"warmup_ratio": 1.5},
+            "schedule.warmup_ratio=1.5 must be at least 0 and at most 1",
+            id="warmup_longer_than_the_run",
+        ),
+        pytest.param(
+            "adapter",
+            {"dropout": 1.0},
+            "adapter.dropout=1.0 must be at least 0 and below 1",
+            id="dropout_of_everything",
+        ),
+        pytest.param(
+            "checkpoint", {"keep_last": 0}, "checkpoint.keep_last=0 must be at least 1", id="keep_none"
+        ),
+        pytest.param(
+            "generate", {"top_p": 0.0}, "generate.top_p=0.0 must be above 0 and at most 1", id="top_p_of_none"
+        ),
+        pytest.param(
+            "model",
+            {"init": "pretrained"},
+            "model.path is not set, and model=toy needs it; set model.path=FOLDER, or model.init=random",
+            id="weights_from_nowhere",
+        ),
+        pytest.param(
+            "model",
+            {"model_type": None},
+            "model.init=random without model.path needs model.model_type (llama, baichuan, ...)",
+            id="architecture_unknown",
+        ),
+        pytest.param(
+            "model",
+            {"tokenizer": None},
+            "model.init=random without model.path needs model.tokenizer=FOLDER",
+            id="tokenizer_unknown",
+        ),
+        pytest.param(
+            "model",
+            {"tokenizer": "/nowhere/tokenizer"},
+            "model.tokenizer=/nowhere/tokenizer is not there; "
+            "set it to a folder with a transformers model, or to a hub id",
+            id="tokenizer_not_there",
+        ),
+    ],
+)
+def test_a_broken_rule_is_told_in_one_sentence(sound, section, values, problem):
+    assert check(with_section(sound, section, **values), CPU) == [problem]
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        pytest.param("data", {"overlong": "split", "packing": "concat"}, id="cut_texts"),
+        pytest.param("data", {"format": "text", "eval_splits": []}, id="plain_texts"),
+    ],
+)
+def test_pretraining_may_cut_its_rows(sound, section, values):
+    assert check(replace(with_section(sound, section, **values), objective="pretrain"), CPU) == []
+
+
+def test_quantised_weights_need_no_adapter_to_generate(sound):
+    config = replace(sound, task="generate", quantization=QuantizationConfig(name="nf4"))
+    assert check(config, CPU) == []
+
+
+def test_an_adapter_trains_over_quantised_weights(sound):
+    config = replace(sound, quantization=QuantizationConfig(name="nf4"), adapter=AdapterConfig(name="lora"))
+    assert check(config, CPU) == []
+
+
+def test_more_devices_than_gpus(sound):
+    config = replace(sound, trainer=TrainerConfig(accelerator="cuda", devices=4))
+    assert check(config, Machine(gpus=2, cores=8)) == [
+        "trainer.devices=4, but 2 GPUs are visible here; set trainer.devices=2"
+    ]
+    assert check(config, Machine(gpus=4, cores=8)) == []
+
+
+def test_several_cpu_processes_need_no_gpu(sound):
+    assert check(replace(sound, trainer=TrainerConfig(accelerator="cpu", devices=4)), CPU) == []
+
+
+def test_all_problems_are_told_at_once(sound):
+    config = replace(
+        sound,
+        seed=-1,
+        optim=OptimConfig(lr=-1.0),
+        schedule=ScheduleConfig(min_lr_ratio=2.0),
+        checkpoint=CheckpointConfig(every_n_steps=0),
+        eval=EvalConfig(limit=0),
+        resume="auto",
+        template=TemplateConfig(prompt="{prompt}{prompt}"),
+    )
+    assert check(config, CPU) == [
+        "seed=-1 must be at least 0 and at most 4.29497e+09",
+        "optim.lr=-1.0 must be at least 0",
+        "schedule.min_lr_ratio=2.0 must be at least 0 and at most 1",
+        "checkpoint.every_n_steps=0 must be at least 1",
+        "eval.limit=0 must be at least 1",
+        "template.prompt must hold {prompt} exactly once; it holds it 2 times",
+        "resume=auto needs run_dir=DIR, the run to continue",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("generate", "problems"),
+    [
+        pytest.param(GenerateConfig(split="validation"), [], id="a_split"),
+        pytest.param(GenerateConfig(), [], id="first_of_eval_splits"),
+        pytest.param(
+            GenerateConfig(split="test"),
+            ["generate.split=test is not a split; data=toy has train, validation"],
+            id="no_such_split",
+        ),
+        pytest.param(
+            GenerateConfig(input="/nowhere/prompts.txt"),
+            ["generate.input=/nowhere/prompts.txt is not there; it must name a file of prompts"],
+            id="no_such_file",
+        ),
+    ],
+)
+def test_what_generate_answers(sound, generate, problems):
+    assert check(replace(sound, task="generate", generate=generate), CPU) == problems
+
+
+def test_generate_with_nothing_to_answer(sound):
+    config = replace(with_section(sound, "data", eval_splits=[]), task="generate")
+    assert check(config, CPU) == [
+        "task=generate has nothing to answer; set generate.split=SPLIT or generate.input=FILE"
+    ]
+
+
+def test_scoring_a_file_needs_neither_model_nor_data_folder(sound, folder):
+    config = replace(
+        sound,
+        task="evaluate",
+        model=ModelConfig(path="/nowhere"),
+        data=DataConfig(),
+        evaluate=EvaluateConfig(
+            predictions=str(folder / "prompts.txt"), references=str(folder / "train.json")
+        ),
+    )
+    assert check(config, CPU) == []
+
+
+def test_scoring_without_gold(sound):
+    config = replace(with_section(sound, "data", eval_splits=[]), task="evaluate")
+    assert check(config, CPU) == [
+        "task=evaluate has no gold; set generate.split=SPLIT or evaluate.references=FILE"
+    ]
+
+
+def test_missing_data_says_what_it_is_and_which_key_to_set(sound, folder):
+    data = replace(
+        sound.data, origin="ask the organisers", splits={"train": "a.json", "validation": "dev.json"}
+    )
+    assert check(replace(sound, data=data), CPU) == [
+        f"data.splits.train=a.json is not in data.dir={folder}; "
+        "set data.dir=FOLDER or data.splits.train=FILE (origin: ask the organisers)"
+    ]
+    assert check(replace(sound, data=replace(data, dir="/nowhere")), CPU) == [
+        "data.dir=/nowhere is not there; set data.dir=FOLDER (origin: ask the organisers)"
+    ]
+    assert check(replace(sound, data=replace(data, dir=None)), CPU) == [
+        "data.dir is not set, and data=toy needs it; set data.dir=FOLDER (origin: ask the organisers)"
+    ]
+
+
+def test_a_split_that_is_not_evaluated_need_not_be_there(sound):
+    data = replace(sound.data, splits={**sound.data.splits, "test": "nowhere.json"})
+    assert check(replace(sound, data=data), CPU) == []
+
+
+def test_a_folder_that_is_no_model(sound, folder):
+    config = replace(sound, model=ModelConfig(path=str(folder)))
+    assert check(config, CPU) == [f"model.path={folder} holds no config.json, so it is no transformers model"]
+
+
+def test_a_hub_id_is_not_looked_for(sound):
+    assert check(replace(sound, model=ModelConfig(path="baichuan-inc/Baichuan-13B-Base")), CPU) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        pytest.param(
+            {"task": "chat", "weights": "/nowhere"},
+            "weights=/nowhere is not there; "
+            "it must name a run folder, a checkpoint in one, or an exported model",
+            id="weights",
+        ),
+        pytest.param(
+            {"resume": "/nowhere"},
+            "resume=/nowhere is not there; it must be never, auto or the path of a checkpoint",
+            id="resume",
+        ),
+        pytest.param(
+            {"task": "export"},
+            "task=export has nothing to export; set weights=RUN_DIR",
+            id="nothing_to_export",
+        ),
+    ],
+)
+def test_runs_that_are_not_there(sound, values, problem):
+    assert check(replace(sound, **values), CPU) == [problem]

@@ -1,0 +1,102 @@
+"""Every file of conf/ composes, and says in a comment why one would choose it."""
+
+import re
+
+import pytest
+
+from medtune.config.compose import compose_settings, plain_settings
+from medtune.config.help import leading_comment
+from medtune.config.load import config_from_dict
+from medtune.config.nodes import node_problems
+from medtune.config.resolvers import CONF
+from medtune.config.schema import Config
+
+FILES = sorted(path for path in CONF.rglob("*.yaml") if path.parent.name not in ("hydra", CONF.name))
+
+
+def composed(*overrides: str) -> Config:
+    values, missing = plain_settings(compose_settings(overrides))
+    assert missing == []
+    return config_from_dict(values)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}={file.stem}")
+def test_every_option_composes_and_its_open_nodes_bind(file):
+    config = composed(f"{file.parent.name}={file.stem}")
+    assert list(node_problems(config)) == []
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}={file.stem}")
+def test_every_option_says_why(file):
+    assert leading_comment(file).endswith((".", "..."))
+
+
+@pytest.mark.parametrize(
+    "group", ["adapter", "optim", "schedule", "quantization", "launcher", "model", "data"]
+)
+def test_an_option_carries_its_own_name(group):
+    for file in sorted((CONF / group).glob("*.yaml")):
+        config = composed(f"{group}={file.stem}")
+        assert getattr(config, group).name == file.stem
+
+
+@pytest.mark.parametrize("file", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda file: file.stem)
+def test_an_experiment_begins_with_its_command(file):
+    first, second = file.read_text(encoding="utf-8").splitlines()[:2]
+    assert first == "# @package _global_"
+    assert re.match(rf"# python -m medtune .*experiment={file.stem}", second)
+
+
+def test_the_users_line_composes():
+    config = composed("model=baichuan13b", "data=promptcblue", "strategy=zero3")
+    assert config.model.name == "baichuan13b"
+    assert config.data.name == "promptcblue"
+    assert config.strategy == {"_target_": "medtune.training.strategies.zero", "stage": 3}
+
+
+def test_the_default_is_masked_tuning_of_the_tiny_model_on_the_sample():
+    config = composed()
+    assert (config.task, config.objective, config.model.name, config.data.name) == (
+        *("train", "sft"),
+        *("tiny", "sample"),
+    )
+    assert config.data.eval_splits == ["test", "new_words"]
+    assert config.eval.after_fit
+
+
+def test_several_loggers_at_once():
+    assert set(composed("logger=[wandb,tensorboard]").logger) == {"wandb", "tensorboard"}
+
+
+def test_a_data_set_brings_its_own_rows():
+    """The sample's short rows must not reach a real data set by way of the defaults list."""
+    sample, real = composed("data=sample").data, composed("data=promptcblue").data
+    assert sample.sequence_length < real.sequence_length
+    assert sample.global_batch_size < real.global_batch_size
+
+
+def test_a_pretrained_model_is_not_trained_at_a_toys_learning_rate():
+    assert composed("model=baichuan7b", "data=promptcblue").optim.lr == 2e-5
+
+
+@pytest.mark.parametrize(
+    "order", [("experiment=bgi_promptcblue", "optim.lr=1"), ("optim.lr=1", "debug=fast")]
+)
+def test_the_command_line_wins_over_every_file(order):
+    assert composed(*order).optim.lr == 1
+
+
+def test_templates_are_what_the_reference_systems_wrote():
+    assert composed("template=promptcblue_en").template.prompt == (
+        "Write a response that appropriately completes the Input.\n\nInput:\n{prompt}\n\nResponse:\n"
+    )
+    assert composed("template=human_assistant").template.prompt == "Human: \n{prompt}\n\nAssistant: \n"
+    assert composed("template=plain").template.prompt == "{prompt}"
+
+
+def test_the_ccks_recipe():
+    """The second-placed CCKS-2023 system's launch script, as far as it is settings."""
+    config = composed("experiment=bgi_promptcblue")
+    assert (config.objective, config.data.packing, config.data.overlong) == ("pretrain", "none", "drop")
+    assert (config.optim.lr, config.optim.betas, config.schedule.warmup_ratio) == (2e-5, [0.9, 0.999], 0.0)
+    assert (config.trainer.max_epochs, config.data.global_batch_size, config.seed) == (2, 8, 42)

@@ -1,0 +1,191 @@
+"""Where settings come from besides the command line, and what is derived from them."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import yaml
+
+from medtune.config.checks import Machine
+from medtune.config.inherit import differences, find_record, put, with_record
+from medtune.config.load import config_from_dict
+from medtune.config.settle import settle
+from medtune.runtime.errors import ConfigError
+
+CPU = Machine(gpus=0, cores=2)
+
+
+@pytest.fixture
+def values(tmp_path):
+    """Plain values of a configuration without problems, as Hydra composes them."""
+    for name in ("train.json", "dev.json"):
+        (tmp_path / name).touch()
+    return {
+        "model": {"name": "composed", "init": "random", "model_type": "llama", "tokenizer": "some/tokenizer"},
+        "data": {
+            "name": "toy",
+            "dir": str(tmp_path),
+            "splits": {"train": "train.json", "validation": "dev.json"},
+            "eval_splits": ["validation"],
+        },
+        "template": {"name": "composed"},
+    }
+
+
+@pytest.fixture
+def earlier(tmp_path, values):
+    """The run folder of an earlier run with other settings."""
+    record = asdict(config_from_dict(values))
+    record["model"] |= {"name": "earlier", "hidden_size": 64}
+    record["adapter"] |= {"name": "lora", "rank": 4}
+    record["template"] |= {"name": "earlier"}
+    record["optim"] |= {"lr": 0.5}
+    run = tmp_path / "run"
+    (run / "checkpoints" / "step-10" / "shard").mkdir(parents=True)
+    (run / "model").mkdir()
+    (run / "config.yaml").write_text(yaml.safe_dump(record))
+    return run
+
+
+@pytest.mark.parametrize("place", ["", "model", "checkpoints/step-10", "checkpoints/step-10/shard"])
+def test_weights_bring_the_settings_of_their_run(values, earlier, place):
+    values |= {"task": "generate", "weights": str(earlier / place)}
+    settled = settle(values, ["task", "weights"], CPU, Path("/"))
+    assert settled.config.model.name == "earlier"
+    assert settled.config.model.hidden_size == 64
+    assert settled.config.adapter.rank == 4
+    assert settled.config.template.name == "earlier"
+    assert settled.config.optim.lr == 2e-5
+    assert settled.notes == [f"model, adapter, quantization, template, data: as in {earlier / 'config.yaml'}"]
+
+
+def test_what_was_typed_stays(values, earlier):
+    values |= {"task": "generate", "weights": str(earlier)}
+    values["model"]["dtype"] = "bfloat16"
+    values["adapter"] = {"name": "none"}
+    typed = ["task", "weights", "model.dtype", "template"]
+    config = settle(values, typed, CPU, Path("/")).config
+    assert (config.model.name, config.model.dtype) == ("earlier", "bfloat16")
+    assert config.template.name == "composed"
+    assert config.adapter.name == "lora"
+
+
+def test_an_export_brings_its_own_record(values, earlier):
+    export = earlier / "model"
+    (export / "medtune.json").write_text(json.dumps({"model": {"name": "exported"}, "weights_of": "x"}))
+    record = find_record(export)
+    assert record is not None
+    assert record.file == export / "medtune.json"
+    merged, taken = with_record(values, record, ["model", "template"], [])
+    assert taken == ["model"]
+    assert merged["model"] == {"name": "exported"}
+
+
+def test_foreign_weights_bring_nothing(values, tmp_path):
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    assert find_record(foreign) is None
+    assert settle({**values, "task": "generate", "weights": str(foreign)}, [], CPU, Path("/")).notes == []
+
+
+def test_training_does_not_take_settings_from_weights(values, earlier):
+    settled = settle({**values, "weights": str(earlier)}, ["weights"], CPU, Path("/"))
+    assert settled.config.model.name == "composed"
+    assert len(settled.warnings) == 1
+
+
+def test_a_continued_run_keeps_its_settings(values, earlier):
+    values |= {"run_dir": str(earlier), "resume": "auto", "seed": 7}
+    values["optim"] = {"lr": 1.0, "weight_decay": 0.25}
+    settled = settle(values, ["run_dir", "resume", "optim.weight_decay"], CPU, Path("/"))
+    assert settled.config.optim.lr == 0.5
+    assert settled.config.optim.weight_decay == 0.25
+    assert settled.config.model.name == "earlier"
+    assert settled.config.resume == "auto"
+    assert settled.config.seed == 42
+    assert "continuing the run of" in settled.notes[0]
+
+
+def test_the_first_start_of_a_run_that_may_be_continued(values, tmp_path):
+    settled = settle({**values, "run_dir": "new", "resume": "auto"}, [], CPU, tmp_path)
+    assert settled.config.run_dir == str(tmp_path / "new")
+    assert settled.notes == []
+
+
+def test_a_record_that_does_not_parse_is_refused(values, earlier):
+    (earlier / "config.yaml").write_text("a: [")
+    with pytest.raises(ConfigError, match="config.yaml cannot be read"):
+        settle({**values, "task": "generate", "weights": str(earlier)}, [], CPU, Path("/"))
+
+
+def test_relative_paths_start_where_the_command_was_typed(values, tmp_path):
+    (tmp_path / "prompts.txt").touch()
+    (tmp_path / "here").mkdir()
+    values["data"]["dir"] = "."
+    values["model"]["tokenizer"] = "here"
+    values |= {"task": "generate", "generate": {"input": "prompts.txt", "output": "a/b.jsonl"}}
+    config = settle(values, [], CPU, tmp_path).config
+    assert config.data.dir == str(tmp_path)
+    assert config.model.tokenizer == str(tmp_path / "here")
+    assert config.generate.input == str(tmp_path / "prompts.txt")
+    assert config.generate.output == str(tmp_path / "a/b.jsonl")
+
+
+def test_a_hub_id_stays_a_hub_id(values, tmp_path):
+    assert settle(values, [], CPU, tmp_path).config.model.tokenizer == "some/tokenizer"
+
+
+@pytest.mark.parametrize(
+    ("task", "trainer", "gpus", "accelerator", "devices"),
+    [
+        pytest.param("train", {}, 0, "cpu", 1, id="no_gpu"),
+        pytest.param("train", {}, 4, "cuda", 4, id="all_gpus"),
+        pytest.param("train", {"devices": 2}, 4, "cuda", 2, id="some_gpus"),
+        pytest.param("train", {"accelerator": "cpu"}, 4, "cpu", 1, id="no_gpu_wanted"),
+        pytest.param("train", {"accelerator": "cpu", "devices": 2}, 0, "cpu", 2, id="cpu_processes"),
+        pytest.param("generate", {}, 4, "cuda", 4, id="generation_is_divided"),
+        pytest.param("chat", {}, 4, "cuda", 1, id="chat_is_not"),
+        pytest.param("export", {"devices": 4}, 4, "cuda", 1, id="export_is_not"),
+    ],
+)
+def test_devices_are_decided_before_the_worker_starts(
+    values, tmp_path, task, trainer, gpus, accelerator, devices
+):
+    values |= {"task": task, "trainer": trainer, "weights": str(tmp_path) if task == "export" else None}
+    config = settle(values, [], Machine(gpus, cores=8), tmp_path).config
+    assert (config.trainer.accelerator, config.trainer.devices) == (accelerator, devices)
+
+
+def test_problems_of_every_kind_are_told_together(values, tmp_path):
+    values |= {"seed": "x", "optim": {"lr": -1}}
+    with pytest.raises(ConfigError, match="known before") as refused:
+        settle(
+            values, [], CPU, tmp_path, problems=["known before"], rules=[lambda config: ["of another layer"]]
+        )
+    assert refused.value.problems == [
+        "known before",
+        "seed=x is not a whole number",
+        "optim.lr=-1.0 must be at least 0",
+        "of another layer",
+    ]
+
+
+def test_differences_name_the_keys_of_the_schema():
+    assert differences({"optim": {"lr": 1}, "seed": 2}, {"optim": {"lr": 3}, "seed": 2}) == [
+        ("optim.lr", 1, 3)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "result"),
+    [
+        pytest.param(["a", "b"], {"a": {"b": 9, "c": 2}}, id="inner"),
+        pytest.param(["a"], {"a": {"b": 9}}, id="whole"),
+        pytest.param(["x"], {"a": {"b": 1, "c": 2}}, id="not_there"),
+    ],
+)
+def test_put_changes_one_place(path, result):
+    into = {"a": {"b": 1, "c": 2}}
+    assert put(into, path, {"a": {"b": 9}}) == result
+    assert into == {"a": {"b": 1, "c": 2}}

@@ -1,0 +1,135 @@
+from dataclasses import replace
+
+import pytest
+
+from medtune.config.keys import schema_keys, section_names
+from medtune.config.schema import (
+    TASKS,
+    AdapterConfig,
+    Config,
+    DataConfig,
+    EvaluateConfig,
+    GenerateConfig,
+    OptimConfig,
+    QuantizationConfig,
+    ScheduleConfig,
+    TrainerConfig,
+)
+from medtune.config.unused import IDLE, READ_BY_TASK, unused_warnings
+
+BASE = Config(data=DataConfig(eval_splits=["test"]), trainer=TrainerConfig(devices=1))
+
+
+@pytest.mark.parametrize(
+    ("config", "key", "warning"),
+    [
+        pytest.param(
+            replace(BASE, task="generate"),
+            "optim.lr",
+            "optim.lr has no effect: task=generate does not use it",
+            id="optimizer_of_generate",
+        ),
+        pytest.param(
+            replace(BASE, task="generate"),
+            "optim",
+            "optim has no effect: task=generate does not use it",
+            id="whole_group",
+        ),
+        pytest.param(
+            replace(BASE, task="chat"),
+            "objective",
+            "objective has no effect: task=chat does not use it",
+            id="objective_of_chat",
+        ),
+        pytest.param(
+            BASE,
+            "weights",
+            "weights has no effect: task=train does not use it; "
+            "to start from trained weights, set model.path",
+            id="weights_of_train",
+        ),
+        pytest.param(BASE, "adapter.rank", "adapter.rank has no effect with adapter=none", id="no_adapter"),
+        pytest.param(
+            replace(BASE, quantization=QuantizationConfig(name="int8")),
+            "quantization.double_quant",
+            "quantization.double_quant has no effect with quantization=int8",
+            id="nf4_key_of_int8",
+        ),
+        pytest.param(
+            replace(BASE, optim=OptimConfig(name="sgd")),
+            "optim.betas",
+            "optim.betas has no effect with optim=sgd",
+            id="adam_key_of_sgd",
+        ),
+        pytest.param(
+            replace(BASE, schedule=ScheduleConfig(name="constant")),
+            "schedule.min_lr_ratio",
+            "schedule.min_lr_ratio has no effect with schedule=constant",
+            id="end_of_a_constant",
+        ),
+        pytest.param(
+            replace(BASE, trainer=TrainerConfig(max_steps=5)),
+            "trainer.max_epochs",
+            "trainer.max_epochs has no effect with trainer.max_steps=5",
+            id="steps_win_over_epochs",
+        ),
+        pytest.param(
+            BASE, "generate.top_p", "generate.top_p has no effect with generate.temperature=0", id="greedy"
+        ),
+        pytest.param(
+            BASE,
+            "data.columns.query",
+            "data.columns.query has no effect with data.format=promptcblue",
+            id="columns_of_another_format",
+        ),
+        pytest.param(
+            replace(BASE, data=DataConfig()),
+            "generate.max_new_tokens",
+            "generate.max_new_tokens has no effect with data.eval_splits=[]",
+            id="nothing_is_answered",
+        ),
+        pytest.param(
+            replace(BASE, task="evaluate", evaluate=EvaluateConfig(predictions="x.jsonl")),
+            "model",
+            "model has no effect with evaluate.predictions",
+            id="predictions_are_there",
+        ),
+        pytest.param(
+            BASE,
+            "launcher.master_port",
+            "launcher.master_port has no effect with one process",
+            id="one_process",
+        ),
+    ],
+)
+def test_a_key_that_is_not_read_is_named(config, key, warning):
+    assert list(unused_warnings(config, [key])) == [warning]
+
+
+@pytest.mark.parametrize(
+    ("config", "keys"),
+    [
+        pytest.param(BASE, ["optim.lr", "data", "strategy.stage", "trainer.extra.profiler"], id="train"),
+        pytest.param(
+            replace(BASE, adapter=AdapterConfig(name="lora")), ["adapter", "adapter.rank"], id="with_adapter"
+        ),
+        pytest.param(
+            replace(BASE, generate=GenerateConfig(temperature=0.7)), ["generate.top_p"], id="sampling"
+        ),
+        pytest.param(BASE, ["experiment", "debug", "sweep", "name", "seed", "task"], id="always_read"),
+        pytest.param(replace(BASE, task="chat"), ["weights", "template", "generate.temperature"], id="chat"),
+    ],
+)
+def test_a_key_that_is_read_is_not(config, keys):
+    assert list(unused_warnings(config, keys)) == []
+
+
+def test_a_key_typed_twice_is_named_once():
+    assert len(list(unused_warnings(BASE, ["adapter.rank", "adapter.rank"]))) == 1
+
+
+def test_the_table_names_every_task_and_only_keys_that_exist():
+    known = {*schema_keys(), *section_names()}
+    assert set(READ_BY_TASK) == set(TASKS)
+    assert {key for keys in READ_BY_TASK.values() for key in keys} <= known
+    assert {key for idle in IDLE for key in idle.keys} <= known
