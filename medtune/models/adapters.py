@@ -1,6 +1,9 @@
 """Low-rank adapters (arXiv:2106.09685) through peft: adding, loading, merging."""
 
 import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +36,7 @@ def add_adapter(model: PreTrainedModel, config: Config) -> PeftModel:
         task_type="CAUSAL_LM",
     )
     # Seeded apart, so that every rank draws the same adapter and no other random stream moves.
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _without_rename_warning():
         torch.manual_seed(config.seed)
         wrapped = get_peft_model(model, settings)
     log_trainable_share(wrapped)
@@ -42,10 +45,19 @@ def add_adapter(model: PreTrainedModel, config: Config) -> PeftModel:
 
 def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool) -> PeftModel:
     """Wraps ``model`` with the adapter that lies in ``folder``."""
-    wrapped = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+    with _without_rename_warning():
+        wrapped = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
     if trainable:
         log_trainable_share(wrapped)
     return wrapped
+
+
+@contextmanager
+def _without_rename_warning() -> Iterator[None]:
+    """Hides that peft asks a model for ``is_gradient_checkpointing``, which transformers renamed."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        yield
 
 
 def target_modules(model: PreTrainedModel, config: Config) -> list[str] | str:

@@ -130,6 +130,7 @@ def load_model(
         model = _load_base(replace(config, model=_base_of_adapter(config.model, folder)))
     else:
         model = _load_base(replace(config, model=_model_in(config.model, folder)))
+    model.config.use_cache = not for_training  # whatever a training run wrote into the file
     if for_training:
         _prepare_training(model, config)
     return _adapted(model, config, folder, for_training).train(for_training)
@@ -357,13 +358,12 @@ def _attention(config: Config, network: PreTrainedConfig) -> str:
 
 
 def _prepare_training(model: PreTrainedModel, config: Config) -> None:
-    """No cache, and gradient checkpointing where it is set or the model is large."""
+    """Refuses what would go wrong in silence; gradient checkpointing where set, or the model is large."""
     if config.quantization.name != "none" and config.adapter.name == "none" and config.weights is None:
         raise ConfigError(
             f"quantization={config.quantization.name} freezes every weight; train with adapter=lora"
         )
     _check_packing(config, model.config)
-    model.config.use_cache = False
     checkpointing = config.model.gradient_checkpointing
     if checkpointing is None:
         checkpointing = model.num_parameters() > CHECKPOINTING_FROM

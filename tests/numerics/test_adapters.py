@@ -8,9 +8,6 @@ from medtune.config.schema import AdapterConfig, Config, ModelConfig, Quantizati
 from medtune.models.adapters import merge_adapter
 from medtune.models.load import load_model
 
-# peft asks a model by the name that transformers gave up.
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
-
 SIZES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
 NETWORKS = {
     "baichuan": ModelConfig(init="random", model_type="baichuan", lora_targets=["W_pack", "o_proj"], **SIZES),

@@ -1,0 +1,119 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from medtune.models.folders import (
+    check_model_folder,
+    file_problem,
+    find_folder,
+    find_weights,
+    folder_problems,
+    weight_files,
+)
+from medtune.runtime.errors import ConfigError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    return tmp_path
+
+
+def write_index(folder, name, *shards):
+    index = {"weight_map": {f"weight{i}": shard for i, shard in enumerate(shards)}}
+    (folder / name).write_text(json.dumps(index))
+
+
+def write_weights(path):
+    save_file({"a": torch.ones(3), "b": torch.ones(2, 2)}, path)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ([], []),
+        (["pytorch_model.bin"], ["pytorch_model.bin"]),
+        (["pytorch_model.bin", "model.safetensors"], ["model.safetensors"]),
+        (["pytorch_model.bin", "model.safetensors.index.json"], ["one", "two"]),
+        (["pytorch_model.bin.index.json"], ["one", "two"]),
+    ],
+)
+def test_safetensors_come_first(folder, names, expected):
+    for name in names:
+        if name.endswith("index.json"):
+            write_index(folder, name, "two", "one", "two")
+        else:
+            (folder / name).touch()
+    assert [file.name for file in weight_files(folder)] == expected
+
+
+def test_a_download_that_stopped_half_way_names_what_is_missing(folder):
+    write_index(folder, "model.safetensors.index.json", *(f"model-{i}.safetensors" for i in range(1, 6)))
+    write_weights(folder / "model-2.safetensors")
+    assert list(folder_problems(folder)) == [
+        "the download is incomplete: 4 of 5 shards are missing "
+        "(model-1.safetensors, model-3.safetensors, model-4.safetensors, ...)"
+    ]
+    with pytest.raises(ConfigError, match=f"model.path={folder}: the download is incomplete"):
+        check_model_folder("model.path", folder)
+
+
+def test_whole_files_have_no_problem(folder):
+    write_weights(folder / "model.safetensors")
+    assert list(folder_problems(folder)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        pytest.param("a.safetensors", lambda whole: whole[:-5], "bytes where its header promises", id="cut"),
+        pytest.param("a.safetensors", lambda whole: whole + b"x", "bytes where its header", id="too_long"),
+        pytest.param("a.safetensors", lambda _: b"", "is cut off or no safetensors file", id="empty"),
+        pytest.param("a.safetensors", lambda whole: whole[:20], "is cut off or no safetensors", id="header"),
+        pytest.param(
+            "a.safetensors", lambda _: b"version https://git-lfs", "is a git-lfs pointer", id="lfs_pointer"
+        ),
+        pytest.param("a.bin", lambda _: b"version https://git-lfs", "is a git-lfs pointer", id="bin_pointer"),
+        pytest.param("a.bin", lambda _: b"", "is empty", id="bin_empty"),
+    ],
+)
+def test_a_damaged_file_is_told_before_it_is_loaded(tmp_path, name, content, problem):
+    write_weights(tmp_path / "whole")
+    (tmp_path / name).write_bytes(content((tmp_path / "whole").read_bytes()))
+    assert problem in file_problem(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        pytest.param("/absent/folder", "there is no such folder", id="absolute"),
+        pytest.param("absent", "there is no such folder", id="one_word"),
+        pytest.param("config.json", "is a file; give the folder that holds it", id="a_file"),
+        pytest.param(
+            "models/absent", "there is no such folder here, .*hf download models/absent", id="hub_id"
+        ),
+    ],
+)
+def test_what_is_not_there_is_refused(folder, monkeypatch, name, message):
+    monkeypatch.chdir(folder)
+    with pytest.raises(ConfigError, match=f"model.path={name}.*{message}|model.path={name} {message}"):
+        find_folder("model.path", name)
+
+
+@pytest.mark.parametrize(
+    ("file", "found"),
+    [("config.json", ""), ("adapter_config.json", ""), ("model/config.json", "model")],
+)
+def test_weights_are_a_folder_or_the_run_folder_around_it(tmp_path, file, found):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    assert find_weights(str(tmp_path)) == tmp_path / found
+
+
+def test_weights_that_are_no_model_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=f"weights={tmp_path} is no model or adapter folder"):
+        find_weights(str(tmp_path))
+    with pytest.raises(ConfigError, match="weights=/absent: there is no such folder"):
+        find_weights("/absent")
