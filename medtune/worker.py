@@ -11,6 +11,7 @@ from pathlib import Path
 
 from medtune.config.load import load_config
 from medtune.runtime.errors import ConfigError, Interrupted
+from medtune.runtime.hardware import visible_gpus
 from medtune.runtime.logging import set_up_logging
 from medtune.runtime.record import RunFolder, write_json
 
@@ -24,6 +25,10 @@ def main(arguments: list[str]) -> int:
     folder = RunFolder(Path(arguments[0]).resolve())
     global_rank = int(os.environ.get("RANK", "0"))
     set_up_logging(folder, global_rank)
+    if not visible_gpus():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it found nothing else
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' bars would fill a log file
     try:
         run_task(folder)
     except Interrupted as interruption:

@@ -1,7 +1,6 @@
 """``task=train``: fit, then generate and score what was held out."""
 
 import gc
-import logging
 from dataclasses import asdict
 
 from medtune.config.schema import Config
@@ -13,8 +12,6 @@ from medtune.runtime.record import RunFolder, merge_json
 from medtune.tasks.evaluate import evaluate_splits, record_scores
 from medtune.training.fit import FitResult, fit
 from medtune.training.plots import plot_loss
-
-log = logging.getLogger(__name__)
 
 
 def run(config: Config, folder: RunFolder) -> None:
@@ -34,8 +31,6 @@ def run(config: Config, folder: RunFolder) -> None:
     if config.eval.after_fit and config.data.eval_splits:
         scores = evaluate_splits(config, folder, config.data.eval_splits, str(folder.model))
         record_scores(config, folder, scores)
-    if global_rank() == 0:
-        log.info("run folder: %s", folder.path)
 
 
 def train(config: Config, folder: RunFolder) -> FitResult:
