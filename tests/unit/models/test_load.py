@@ -331,8 +331,8 @@ def test_a_hub_id_without_a_network_is_refused_with_what_to_do():
     config = Config(model=ModelConfig(path=name, revision="v1"))
     with pytest.raises(
         ConfigError,
-        match=f"model.path={name} with model.revision=v1: there is no such folder here, .*'hf download {name} "
-        "--revision v1 --local-dir FOLDER'.*set model.path=FOLDER",
+        match=f"model.path={name} with model.revision=v1: there is no such folder here, .*"
+        f"'hf download {name} --revision v1 --local-dir FOLDER'.*set model.path=FOLDER",
     ):
         load_model(config, for_training=False)
 
