@@ -11,6 +11,7 @@ import gzip
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import cache
 from hashlib import blake2b, sha256
 from io import BufferedWriter
 from pathlib import Path
@@ -59,6 +60,11 @@ def core_hash(task: Task, core: str) -> int:
     return int.from_bytes(blake2b(f"{task.task_dataset}\n{core}".encode(), digest_size=8).digest(), "big")
 
 
+def holds_new_word(text: str) -> bool:
+    """Whether a new word stands in ``text``, be it by chance: one word's end and the next one's beginning."""
+    return any(word in text for word in _new_words())
+
+
 def generate_records(split: Split, seed: int, lengths: Lengths) -> Iterator[tuple[int, dict[str, object]]]:
     """An evaluation split's records with their core's hash. No core comes twice."""
     lexicon = split_lexicon()[1 if split.has_new_words else 0]
@@ -69,7 +75,9 @@ def generate_records(split: Split, seed: int, lengths: Lengths) -> Iterator[tupl
         while True:
             draft = task.write(setting)
             name = core_hash(task, draft.core)
-            if name % NUM_BUCKETS == split.bucket and name not in seen:
+            if name % NUM_BUCKETS != split.bucket or name in seen:
+                continue
+            if split.has_new_words or not holds_new_word(draft.input):
                 break
         seen.add(name)
         # The official scripts know the prefixes train-, dev- and test- only.
@@ -91,7 +99,7 @@ def generate_train_records(
         while True:
             draft = task.write(setting)
             name = core_hash(task, draft.core)
-            if name % NUM_BUCKETS > LONG_BUCKET:
+            if name % NUM_BUCKETS > LONG_BUCKET and not holds_new_word(draft.input):
                 break
         if name in reserved:
             raise RuntimeError(f"{task.task_dataset} core of train is in another split: {draft.core!r}")
@@ -106,9 +114,10 @@ def generate_documents(name: str, num_documents: int, seed: int) -> Iterator[str
     while len(seen) < num_documents:
         text = _write_document(rng, lexicon)
         is_validation = blake2b(text.encode(), digest_size=1).digest()[0] % NUM_BUCKETS == 0
-        if is_validation == (name == "corpus_validation") and text not in seen:
-            seen.add(text)
-            yield text
+        if is_validation != (name == "corpus_validation") or text in seen or holds_new_word(text):
+            continue
+        seen.add(text)
+        yield text
 
 
 def write_sample(
@@ -140,6 +149,11 @@ def write_sample(
         documents = (text + "\n" for text in generate_documents(name, num_documents, seed))
         written.append(_write_lines(folder / f"{name}.txt", documents))
     return written
+
+
+@cache
+def _new_words() -> list[str]:
+    return split_lexicon()[1].all_words()
 
 
 def _as_record(draft: Draft, task: Task, sample_id: str) -> dict[str, object]:
