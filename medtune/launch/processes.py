@@ -60,7 +60,7 @@ class Ranks:
 
     def wait(self) -> list[int]:
         """Waits for all; ends the others when one fails. Gives the exit codes by rank."""
-        while any(process.poll() is None for process in self.processes):
+        while None in [process.poll() for process in self.processes]:  # each is asked, also after the first
             failed = any(process.returncode for process in self.processes)
             if failed and self.deadline == float("inf"):
                 self.deadline = time.monotonic() + CLEANUP_SECONDS

@@ -1,0 +1,89 @@
+import re
+
+import pytest
+import yaml
+
+from medtune.config.load import load_config
+from medtune.config.schema import Config, OptimConfig
+from medtune.launch.run_folder import make_run_folder, new_id, write_run_folder
+from medtune.runtime.errors import ConfigError
+from medtune.runtime.record import read_json
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_run_gets_a_folder_of_its_own(tmp_path):
+    first, second = make_run_folder(Config(name="a/b")), make_run_folder(Config(name="a/b"))
+    assert first.path.parent == second.path.parent == tmp_path / "outputs" / "a-b"
+    assert first.path != second.path
+    assert re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{4}", first.path.name)
+
+
+@pytest.mark.parametrize("name", ["..", "", "/", " . "])
+def test_a_name_never_leads_out_of_outputs(tmp_path, name):
+    assert (tmp_path / "outputs") in make_run_folder(Config(name=name)).path.parents
+
+
+def test_ids_sort_by_time_and_differ_within_a_second():
+    assert len({new_id() for _ in range(20)}) > 1
+
+
+def test_what_is_written_reads_back(tmp_path):
+    config = Config(run_dir=str(tmp_path / "run"), name="糖尿病", optim=OptimConfig(lr=1e-7))
+    folder = make_run_folder(config)
+    assert write_run_folder(folder, config, ["optim.lr=1e-7"]) == []
+    assert load_config(folder.config_file) == config
+    assert yaml.safe_load(folder.overrides_file.read_text()) == ["optim.lr=1e-7"]
+    assert "packages" in read_json(folder.environment_file)
+
+
+@pytest.mark.parametrize(
+    ("present", "resume", "message"),
+    [
+        pytest.param(
+            "config.yaml", "never", "holds an earlier run; continue it with resume=auto", id="a_run"
+        ),
+        pytest.param("config.yaml", "/x/step-1", "holds an earlier run", id="a_run_and_anothers_checkpoint"),
+        pytest.param("thesis.tex", "auto", "holds other files; set run_dir to a new", id="other_files"),
+    ],
+)
+def test_a_folder_in_use_is_refused(tmp_path, present, resume, message):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / present).touch()
+    with pytest.raises(ConfigError, match=message):
+        make_run_folder(Config(run_dir=str(tmp_path / "run"), resume=resume))
+
+
+def test_a_file_is_no_run_folder(tmp_path):
+    (tmp_path / "run").touch()
+    with pytest.raises(ConfigError, match="run is a file; set run_dir=DIR"):
+        make_run_folder(Config(run_dir=str(tmp_path / "run")))
+    with pytest.raises(ConfigError, match="cannot be made: Not a directory"):
+        make_run_folder(Config(run_dir=str(tmp_path / "run" / "inner")))
+
+
+def test_a_continued_run_keeps_its_former_settings_aside(tmp_path):
+    before = Config(run_dir=str(tmp_path / "run"))
+    folder = make_run_folder(before)
+    write_run_folder(folder, before, [])
+    (folder.logs / "error-0.json").write_text("{}")
+    folder.result_file.write_text("{}")
+    after = Config(run_dir=before.run_dir, resume="auto", optim=OptimConfig(lr=1.0))
+    assert make_run_folder(after) == folder
+    assert write_run_folder(folder, after, []) == ["optim.lr: 2e-05 before, 1.0 now"]
+    (former,) = folder.logs.glob("config-until-*.yaml")
+    assert load_config(former).optim.lr == 2e-5
+    assert load_config(folder.config_file).optim.lr == 1.0
+    assert not (folder.logs / "error-0.json").exists()
+    assert not folder.result_file.exists()
+
+
+def test_a_run_continued_as_it_was_keeps_no_copy(tmp_path):
+    config = Config(run_dir=str(tmp_path / "run"), resume="auto")
+    folder = make_run_folder(config)
+    write_run_folder(folder, config, [])
+    assert write_run_folder(make_run_folder(config), config, []) == []
+    assert list(folder.logs.iterdir()) == []
