@@ -215,7 +215,8 @@ class TrainerConfig:
     log_every_n_steps: int = 10
     """Steps between two lines of metrics.jsonl."""
     val_every_n_steps: int | None = None
-    """Steps between two validations. null: at the end of each epoch and of the fit."""
+    """Steps between two validations, beside the one at the end. null: an epoch's, or a tenth of all steps
+    where epochs are shorter."""
     val_max_rows: int | None = 512
     """Most rows of the validation split that one validation reads. null: all."""
     progress: str = choice("auto", "bar", "lines", "none")

@@ -30,6 +30,8 @@ from medtune.training.weights import save_model
 
 log = logging.getLogger(__name__)
 
+VALIDATIONS = 10  # most of them in a fit, unless trainer.val_every_n_steps asks for more: epochs can be tiny
+
 # Said by libraries about themselves, or about what is meant to be so. Pattern: why it is of no use.
 NOISE = {
     r".*does not have many workers": "packed rows are made faster than they are learned",
@@ -103,7 +105,7 @@ def fit(
         TrainMode(),
         *map(instantiate, config.callbacks.values()),
         metrics,
-        Validation(config.trainer.val_every_n_steps or plan.steps_per_epoch),
+        Validation(config.trainer.val_every_n_steps or max(plan.steps_per_epoch, total_steps // VALIDATIONS)),
         checkpoints,
         *build_progress(config.trainer.progress, metrics),
         interrupt,
