@@ -284,3 +284,28 @@ def test_hidden_states_are_returned_on_request():
     states = model(ids, output_hidden_states=True).hidden_states
     assert len(states) == 3
     torch.testing.assert_close(model.lm_head(states[-1]), model(ids).logits)
+
+
+def test_the_7b_layout_is_llama_with_one_fused_projection(attention):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    model = build(attention, max_position_embeddings=64)
+    weights = dict(model.state_dict())
+    for layer in range(SIZES["num_hidden_layers"]):
+        prefix = f"model.layers.{layer}.self_attn."
+        for name, rows in zip("qkv", weights.pop(f"{prefix}W_pack.weight").chunk(3), strict=True):
+            weights[f"{prefix}{name}_proj.weight"] = rows
+    llama = LlamaForCausalLM(LlamaConfig(**SIZES, max_position_embeddings=64, rms_norm_eps=1e-6)).eval()
+    llama.load_state_dict(weights)
+    ids = torch.randint(3, 53, (2, 40))
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits, llama(ids).logits, atol=1e-5, rtol=1e-4)
+
+
+def test_the_normalised_head_measures_the_angle_to_each_row():
+    model = build(norm_head=True)
+    ids = torch.randint(3, 53, (1, 5))
+    with torch.no_grad():
+        hidden = model.model(ids).last_hidden_state
+        lengths = model.lm_head.weight.norm(dim=1)
+        torch.testing.assert_close(model(ids).logits * lengths, hidden @ model.lm_head.weight.T)
