@@ -19,7 +19,7 @@ ADAPTER_FILE = "adapter_config.json"
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 SMALL_FILES = ("*.json", "tokenizer.model", "*.txt")
-SECONDS_TO_REACH_HUB = 10
+SECONDS_TO_REACH_HUB = 5
 
 
 def find_folder(key: str, name: str, revision: str | None = None, weights: bool = True) -> Path:
@@ -51,17 +51,16 @@ def find_folder(key: str, name: str, revision: str | None = None, weights: bool 
 
 @cache
 def _fetch(key: str, name: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
-    """Asks the hub once per process; without a network the hub's cache answers."""
+    """Fetches the files that match, or finds them in the hub's cache where the hub cannot be reached."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     asked = f"{key}={name}" + (f" with model.revision={revision}" if revision else "")
-    fetch = f"hf download {name}{f' --revision {revision}' if revision else ''} --local-dir FOLDER"
+    command = f"hf download {name}{f' --revision {revision}' if revision else ''} --local-dir FOLDER"
     try:
-        return Path(
-            snapshot_download(
-                name, revision=revision, allow_patterns=list(patterns), etag_timeout=SECONDS_TO_REACH_HUB
-            )
+        offline = not _hub_answers(name, revision)
+        folder = snapshot_download(
+            name, revision=revision, allow_patterns=list(patterns), local_files_only=offline
         )
     except GatedRepoError as error:
         raise ConfigError(
@@ -72,9 +71,29 @@ def _fetch(key: str, name: str, revision: str | None, patterns: tuple[str, ...])
     except OSError as error:
         raise ConfigError(
             f"{asked}: there is no such folder here, it is not in the hub's cache, and the hub cannot be "
-            f"reached. Fetch it on a machine with a network ('{fetch}'), copy FOLDER here and set "
+            f"reached. Fetch it on a machine with a network ('{command}'), copy FOLDER here and set "
             f"{key}=FOLDER"
         ) from error
+    return Path(folder)
+
+
+def _hub_answers(name: str, revision: str | None) -> bool:
+    """Whether the hub can be asked for ``name``; its refusals are raised.
+
+    One question with a limit: a download retries for minutes against a network that swallows packets.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import HTTPError as ClientError  # type: ignore[attr-defined]
+
+    try:
+        HfApi().model_info(name, revision=revision, timeout=SECONDS_TO_REACH_HUB)
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        raise
+    except (HfHubHTTPError, ClientError, OSError) as error:
+        logger.info("the hub cannot be reached (%s); looking in its cache", type(error).__name__)
+        return False
+    return True
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -1,9 +1,11 @@
 import json
+import socket
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from medtune.models import folders
 from medtune.models.folders import (
     check_model_folder,
     file_problem,
@@ -100,6 +102,38 @@ def test_what_is_not_there_is_refused(folder, monkeypatch, name, message):
     monkeypatch.chdir(folder)
     with pytest.raises(ConfigError, match=f"model.path={name}.*{message}|model.path={name} {message}"):
         find_folder("model.path", name)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub on this machine that accepts a connection and never answers; its cache is empty."""
+    import huggingface_hub.constants
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(folders, "SECONDS_TO_REACH_HUB", 0.2)
+        yield tmp_path / "cache"
+
+
+def test_a_network_that_swallows_packets_does_not_hang(hub):
+    with pytest.raises(ConfigError, match="the hub cannot be reached. Fetch it on a machine with a network"):
+        find_folder("model.path", "owner/silent")
+
+
+def test_the_hubs_cache_serves_without_a_network(hub):
+    repository = hub / "models--owner--cached"
+    snapshot = repository / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    write_weights(snapshot / "model.safetensors")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    found = find_folder("model.path", "owner/cached")
+    assert found.resolve() == snapshot.resolve()
+    check_model_folder("model.path", found)
 
 
 @pytest.mark.parametrize(
