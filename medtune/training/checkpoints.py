@@ -32,8 +32,8 @@ STEP_FOLDER = re.compile(r"step-(\d+)")
 
 # What a checkpoint's optimizer state and position mean; another value could not take effect.
 FIXED = (
-    "seed", "data.global_batch_size", "trainer.precision", "optim.name", "optim.lr", "optim.betas", "optim.eps",
-    "optim.weight_decay", "adapter.name", "adapter.rank", "quantization.name",
+    "seed", "objective", "data.global_batch_size", "trainer.precision", "optim.name", "optim.lr",
+    "optim.betas", "optim.eps", "optim.weight_decay", "adapter.name", "adapter.rank", "quantization.name",
 )  # fmt: skip
 
 
@@ -70,7 +70,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
         ConfigError: There is nothing, no checkpoint, or one that was not finished.
     """
     if not path.is_dir():
-        raise ConfigError(f"{path} is not a checkpoint: no such folder; a checkpoint is RUN_DIR/checkpoints/step-N")
+        raise ConfigError(
+            f"{path} is not a checkpoint: no such folder; a checkpoint is RUN_DIR/checkpoints/step-N"
+        )
     if not (path / MARK).is_file():
         what = "was not written to its end" if (path / STATE).exists() else "is not a checkpoint"
         raise ConfigError(f"{path} {what}: {MARK} is missing. Use an older step-N folder, or resume=auto")
@@ -84,7 +86,9 @@ def whole_checkpoints(folder: Path) -> list[Checkpoint]:
     """The whole checkpoints in ``folder``, oldest step first; unfinished ones are passed over."""
     if not folder.is_dir():
         return []
-    paths = [path for path in folder.iterdir() if STEP_FOLDER.fullmatch(path.name) and (path / MARK).is_file()]
+    paths = [
+        path for path in folder.iterdir() if STEP_FOLDER.fullmatch(path.name) and (path / MARK).is_file()
+    ]
     return sorted((open_checkpoint(path) for path in paths), key=lambda checkpoint: checkpoint.global_step)
 
 
@@ -117,8 +121,8 @@ def resume_problems(checkpoint: Checkpoint, config: Config, layout: str, world_s
     ]
     if layout != checkpoint.layout:
         problems.append(
-            f"strategy: {checkpoint.path} was written in the layout {checkpoint.layout!r}, this run uses {layout!r}; "
-            "resume with the same strategy, or start from its weights"
+            f"strategy: {checkpoint.path} was written in the layout {checkpoint.layout!r}, this run uses "
+            f"{layout!r}; resume with the same strategy, or start from its weights"
         )
     elif layout.startswith("zero") and world_size != checkpoint.world_size:
         problems.append(

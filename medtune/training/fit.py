@@ -16,7 +16,13 @@ from medtune.config.instantiate import instantiate
 from medtune.config.schema import Config, TrainerConfig
 from medtune.runtime.errors import ConfigError
 from medtune.runtime.record import RunFolder
-from medtune.training.checkpoints import Checkpoint, Checkpoints, PlainFile, choose_checkpoint, resume_problems
+from medtune.training.checkpoints import (
+    Checkpoint,
+    Checkpoints,
+    PlainFile,
+    choose_checkpoint,
+    resume_problems,
+)
 from medtune.training.interrupt import Interrupt
 from medtune.training.loader import StepData
 from medtune.training.loggers import build_loggers
@@ -116,7 +122,7 @@ def fit(
     with quiet():
         trainer = build_trainer(config, plan.accumulation, total_steps, callbacks, folder)
         data = StepData(datamodule, first_step, total_steps)
-        trainer.fit(module, datamodule=data, ckpt_path=source and source.state, weights_only=True)
+        trainer.fit(module, datamodule=data, ckpt_path=source.state if source else None, weights_only=True)
     return FitResult(
         status="interrupted" if interrupt.signal_number else "finished",
         global_step=trainer.global_step,
@@ -167,7 +173,9 @@ def build_trainer(
         "max_epochs": -1,
         "accumulate_grad_batches": accumulation,
         # The module clips; only DeepSpeed has to know the limit, since its gradients are out of reach.
-        "gradient_clip_val": config.trainer.gradient_clip_norm if hasattr(strategy, "clips_gradients") else None,
+        "gradient_clip_val": config.trainer.gradient_clip_norm
+        if hasattr(strategy, "clips_gradients")
+        else None,
         # Never of its own accord: see validation.py.
         "val_check_interval": total_steps * accumulation + 1,
         "check_val_every_n_epoch": None,

@@ -1,12 +1,12 @@
-"""FSDP2: ``fully_shard`` on every decoder layer and on the whole, through Lightning's ModelParallelStrategy."""
+"""FSDP2: ``fully_shard`` on every decoder layer and on the whole, in Lightning's ModelParallelStrategy."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
+from torch.distributed.checkpoint import state_dict_loader
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -55,8 +55,9 @@ class FullyShardedStrategy(ModelParallelStrategy):
         strict = self.lightning_module.strict_loading
         trained = {name for name, parameter in model.named_parameters() if strict or parameter.requires_grad}
         weights = {name: value for name, value in get_model_state_dict(model).items() if name in trained}
-        state = {"state_dict": weights, "optimizer_0": get_optimizer_state_dict(model, optimizer)}
-        dcp.load(state, checkpoint_id=path)
+        moments = get_optimizer_state_dict(model, optimizer)
+        state: dict[str, Any] = {"state_dict": weights, "optimizer_0": moments}
+        state_dict_loader.load(state, checkpoint_id=path)
         set_model_state_dict(model, weights, options=StateDictOptions(strict=strict))
         set_optimizer_state_dict(model, optimizer, optim_state_dict=state["optimizer_0"])
         rest: dict[str, Any] = torch.load(path / "meta.pt", map_location="cpu", weights_only=weights_only)

@@ -38,12 +38,14 @@ class Interrupt(L.Callback):
         self.signal_number: int | None = None
         self._received = 0
         self._received_at = 0.0
-        self._previous: dict[int, Any] = {}
+        # Asked for before Lightning puts its own in their place.
+        self._previous: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
         self._shared: tuple[torch.Tensor, Any] | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Takes the signals over from Lightning, whose handlers lose the step or exit at once."""
-        self._previous = {number: signal.signal(number, self._receive) for number in SIGNALS}
+        for number in SIGNALS:
+            signal.signal(number, self._receive)
         # Lightning asks rank zero about SIGTERM before every micro batch, and waits for the answer;
         # the agreement below replaces it.
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
@@ -88,4 +90,4 @@ class Interrupt(L.Callback):
             self._shared[1].wait()
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-        self._previous, self._shared = {}, None
+        self._shared = None

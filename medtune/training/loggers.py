@@ -40,8 +40,8 @@ def wandb(
         folder: The run folder.
         project: Project on the server.
         entity: Team or user. None: the default of the API key.
-        mode: ``online``, ``offline`` or ``disabled``. None: ``WANDB_MODE``, else online when there is an API
-            key and the server can be reached, else offline; it never asks.
+        mode: ``online``, ``offline`` or ``disabled``. None: ``WANDB_MODE``, else online when there is an
+            API key and the server can be reached, else offline; it never asks.
     """
     from lightning.pytorch.loggers import WandbLogger
 

@@ -44,7 +44,9 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
 
 def warmup_steps(config: ScheduleConfig, total_steps: int) -> int:
     """Steps of the warm-up, at most all of them."""
-    wanted = math.ceil(config.warmup_ratio * total_steps) if config.warmup_steps is None else config.warmup_steps
+    wanted = (
+        math.ceil(config.warmup_ratio * total_steps) if config.warmup_steps is None else config.warmup_steps
+    )
     return min(wanted, total_steps)
 
 

@@ -25,7 +25,7 @@ def ddp(find_unused_parameters: bool = False, bucket_cap_mb: int | None = None) 
     """
     from lightning.pytorch.strategies import DDPStrategy
 
-    more = {} if bucket_cap_mb is None else {"bucket_cap_mb": bucket_cap_mb}
+    more: dict[str, Any] = {} if bucket_cap_mb is None else {"bucket_cap_mb": bucket_cap_mb}
     return DDPStrategy(find_unused_parameters=find_unused_parameters, gradient_as_bucket_view=True, **more)
 
 
@@ -44,7 +44,7 @@ def zero(
         offload_optimizer: Keep the optimizer state in host memory and update there.
         offload_parameters: Stage 3: keep the parameters in host memory between uses.
         overlap_comm: Send gradients while the backward pass goes on; costs a second buffer.
-        reduce_bucket_size: Elements in a buffer of gradients. None: 200 million on GPUs, 2 million on CPU ranks.
+        reduce_bucket_size: Elements in a buffer of gradients. None: 200 million, on CPU ranks 2 million.
         allgather_bucket_size: The same for gathered parameters.
     """
     _prepare_deepspeed()
@@ -112,7 +112,7 @@ def strategy_problems(config: Config) -> list[str]:
     problems = []
     if config.quantization.name != "none" and name in ("zero", "fsdp"):
         problems.append(
-            f"quantization={config.quantization.name} with strategy={name}: quantised weights cannot be sharded by it "
+            f"quantization={config.quantization.name} with strategy={name}: it cannot shard quantised weights "
             "(bitsandbytes keeps their constants beside them); use strategy=ddp, or quantization=none"
         )
     if name == "zero":
@@ -124,8 +124,8 @@ def _zero_problems(config: Config) -> list[str]:
     node, problems = config.strategy, []
     if importlib.util.find_spec("deepspeed") is None:
         problems.append(
-            "strategy: ZeRO needs the package deepspeed, which is not installed: pip install 'medtune[deepspeed]', "
-            "or take strategy=fsdp"
+            "strategy: ZeRO needs the package deepspeed, which is not installed: "
+            "pip install 'medtune[deepspeed]', or take strategy=fsdp"
         )
     if node.get("stage") not in (1, 2, 3):
         problems.append(f"strategy.stage={node.get('stage')} must be 1, 2 or 3")

@@ -40,7 +40,9 @@ def weights_of(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 
 def _weights_of_file(path: Path) -> dict[str, Tensor]:
-    state: dict[str, Tensor] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)["state_dict"]
+    state: dict[str, Tensor] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)[
+        "state_dict"
+    ]
     return state
 
 
@@ -48,13 +50,15 @@ def _weights_of_zero(path: Path) -> dict[str, Tensor]:
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it prints how it proceeds
-        state = get_fp32_state_dict_from_zero_checkpoint(str(path), "checkpoint", exclude_frozen_parameters=True)
+        state = get_fp32_state_dict_from_zero_checkpoint(
+            str(path), "checkpoint", exclude_frozen_parameters=True
+        )
     return dict(state)
 
 
 def _weights_of_distributed(path: Path) -> dict[str, Tensor]:
-    from torch.distributed.checkpoint import FileSystemReader
     from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
     from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
     state: dict[str, Any] = {}
@@ -72,7 +76,9 @@ def gathered_weights(module: LanguageModelModule, layout: str, is_global_zero: b
     if layout == "fsdp":
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-        return get_model_state_dict(module.model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        whole: dict[str, Any] = get_model_state_dict(module.model, options=options)
+        return whole
     if not is_global_zero:
         return {}
     return {name: tensor.detach().cpu() for name, tensor in module.model.state_dict().items()}

@@ -21,15 +21,15 @@ CPU_BUCKET = 2_000_000
 
 
 class ZeroStrategy(DeepSpeedStrategy):
-    """Lightning's DeepSpeedStrategy with
+    """Lightning's DeepSpeedStrategy, mended.
 
-    - one division by the accumulated micro batches, not two;
-    - weights that are drawn or loaded whole on the CPU and then partitioned. Inside ``zero.Init``
+    - One division by the accumulated micro batches, not two.
+    - Weights that are drawn or loaded whole on the CPU and then partitioned. Inside ``zero.Init``
       transformers' initialisation acts on emptied tensors and silently keeps torch's defaults
-      (embeddings with a standard deviation of 1 instead of 0.02);
-    - torch's fused AdamW when the optimizer is offloaded, and no shared-memory operator on CPU ranks,
-      so that nothing has to be compiled;
-    - float32 buffers, which DeepSpeed rounds to bfloat16 with the parameters.
+      (embeddings with a standard deviation of 1 instead of 0.02).
+    - torch's own fused AdamW when the optimizer is offloaded, and no shared-memory operator on CPU ranks,
+      so that nothing has to be compiled.
+    - Buffers stay in float32, which DeepSpeed rounds to bfloat16 with the parameters.
     """
 
     clips_gradients = True
@@ -81,7 +81,9 @@ class ZeroStrategy(DeepSpeedStrategy):
             # DeepSpeed refuses partitions of another type than its own.
             with kept_buffers(model):
                 model = model.to(torch.bfloat16)
-        deepspeed.zero.Init(module=model, config_dict_or_path={"train_micro_batch_size_per_gpu": 1, **self.config})
+        deepspeed.zero.Init(
+            module=model, config_dict_or_path={"train_micro_batch_size_per_gpu": 1, **self.config}
+        )
         for owner in model.modules():
             for name, buffer in owner.named_buffers(recurse=False):
                 owner._buffers[name] = buffer.to(self.root_device)
@@ -103,6 +105,6 @@ class ZeroStrategy(DeepSpeedStrategy):
             )
         return engine, wrapped
 
-    def backward(self, closure_loss: Any, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+    def backward(self, closure_loss: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
         """Keeps DeepSpeed from dividing by the accumulation again: Lightning has done so."""
-        super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
+        return super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)

@@ -15,13 +15,13 @@ STEPS, SAVED_EVERY = 8, 2
 
 
 def build_config(run_dir: Path, **changes: Any) -> Config:
-    """8 steps of 4 rows over 10 rows with AdamW, warm-up and cosine; an epoch has 3 steps, the last part filled."""
+    """8 steps of 4 out of 10 rows, warm-up and cosine; an epoch has 3 steps, the last partly filled."""
     return toy_config(
         run_dir,
         **{
-            "data__global_batch_size": 4, "trainer__max_steps": STEPS, "checkpoint__every_n_steps": SAVED_EVERY,
-            "checkpoint__keep_last": 2, "optim__name": "adamw", "optim__lr": 1e-2, "schedule__name": "cosine",
-            "schedule__warmup_steps": 2, "trainer__gradient_clip_norm": 1.0, **changes,
+            "data__global_batch_size": 4, "trainer__max_steps": STEPS, "trainer__gradient_clip_norm": 1.0,
+            "checkpoint__every_n_steps": SAVED_EVERY, "checkpoint__keep_last": 2, "optim__name": "adamw",
+            "optim__lr": 1e-2, "schedule__name": "cosine", "schedule__warmup_steps": 2, **changes,
         },
     )  # fmt: skip
 

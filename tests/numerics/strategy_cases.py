@@ -99,9 +99,7 @@ def run_resumed(strategy: str, out: Path, rank: int, world_size: int) -> dict[st
     changes = {**ADAMW, "checkpoint__every_n_steps": SAVED_STEP, "checkpoint__keep_last": 2}
     results = {}
     for folder in (whole, RunFolder(out / "resumed")):
-        config = toy_config(
-            folder.path, data__global_batch_size=4, trainer__max_steps=ALL_STEPS, **changes
-        )
+        config = toy_config(folder.path, data__global_batch_size=4, trainer__max_steps=ALL_STEPS, **changes)
         config.strategy = STRATEGIES.get(strategy, {})
         if folder is not whole:
             config.resume = str(whole.checkpoints / f"step-{SAVED_STEP}")
@@ -120,7 +118,10 @@ def run_interrupted(strategy: str, out: Path, rank: int, world_size: int) -> dic
     data = SignallingData(ROWS, 4, 1, world_size, rank)
     data.signal_after = 3 if rank == world_size - 1 else None
     result = fit(config, data, folder, build_model=tiny_model)
-    return {"result": asdict(result), "checkpoints": [c.global_step for c in whole_checkpoints(folder.checkpoints)]}
+    return {
+        "result": asdict(result),
+        "checkpoints": [c.global_step for c in whole_checkpoints(folder.checkpoints)],
+    }
 
 
 class SignallingData(ToyData):

@@ -44,9 +44,7 @@ def error_of_update(rows: list[Row], micro: int, tmp_path: Path, **changes: Any)
     """Relative distance of three fitted steps from three reference steps."""
     model = tiny_model()
     start = copy.deepcopy(model.state_dict())
-    config = toy_config(
-        tmp_path, data__global_batch_size=len(rows), data__micro_batch_size=micro, **changes
-    )
+    config = toy_config(tmp_path, data__global_batch_size=len(rows), data__micro_batch_size=micro, **changes)
     fit(config, ToyData(rows, len(rows), micro), RunFolder(tmp_path), build_model=lambda: model, export=False)
     reference = tiny_model()
     reference_losses(reference, [DOCUMENTS] * 3, clip=config.trainer.gradient_clip_norm)

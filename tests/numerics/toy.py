@@ -86,7 +86,9 @@ class ToyData:
         plan = StepPlan(len(self.val_rows), per_step, self.micro_batch_size, self.world_size)
         return self._loader(self.val_rows, plan, None, [])
 
-    def _loader(self, rows: list[Row], plan: StepPlan, seed: int | None, seen: list[list[int]]) -> DataLoader[Any]:
+    def _loader(
+        self, rows: list[Row], plan: StepPlan, seed: int | None, seen: list[list[int]]
+    ) -> DataLoader[Any]:
         learned = np.array([sum(document.learned for document in row) for row in rows])
         sampler = StepSampler(learned, np.arange(len(rows)), plan, self.global_rank, seed)
 

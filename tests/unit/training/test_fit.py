@@ -1,0 +1,158 @@
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import lightning.pytorch as L
+import pytest
+import torch
+from torch import nn
+
+from medtune.config.schema import TrainerConfig
+from medtune.runtime.record import RunFolder
+from medtune.training.checkpoints import whole_checkpoints
+from medtune.training.fit import count_steps, fit
+from medtune.training.interrupt import Interrupt
+from medtune.training.metrics import NonFiniteLossError, read_metrics
+from medtune.training.progress import format_seconds
+from tests.numerics.toy import ToyData, make_documents, tiny_model, toy_config
+
+ROWS = [[document] for document in make_documents(6)]
+
+
+def run(tmp_path, model=None, rows=ROWS, callbacks=(), **changes):
+    config = toy_config(tmp_path, data__global_batch_size=2, **changes)
+    CALLBACKS[:] = callbacks
+    config.callbacks = {
+        str(at): {"_target_": f"{__name__}.take", "at": at} for at in range(len(CALLBACKS))
+    }
+    data = ToyData(rows, 2, val_rows=changes.pop("val_rows", []))
+    return fit(config, data, RunFolder(tmp_path), build_model=lambda: model or tiny_model(), export=False)
+
+
+CALLBACKS: list[L.Callback] = []
+
+
+@pytest.fixture(autouse=True)
+def _callbacks_by_name(monkeypatch):
+    """An open node names its target; ours hands out the objects of the test at hand."""
+    monkeypatch.setattr("medtune.training.fit.instantiate", lambda node: CALLBACKS[node["at"]])
+
+
+@pytest.mark.parametrize(
+    ("trainer", "steps"),
+    [
+        pytest.param(TrainerConfig(), 10, id="one_epoch"),
+        pytest.param(TrainerConfig(max_epochs=2.05), 21, id="rounded_up"),
+        pytest.param(TrainerConfig(max_epochs=3, max_steps=4), 4, id="steps_win"),
+    ],
+)
+def test_steps_of_a_fit(trainer, steps):
+    assert count_steps(trainer, steps_per_epoch=10) == steps
+
+
+def test_eval_mode_of_a_loaded_model_does_not_last(tmp_path):
+    """transformers loads in eval mode; dropout would be off for the whole fit."""
+    model = tiny_model(dropout=0.5).eval()
+    first = run(tmp_path / "a", model, trainer__max_steps=1)
+    second = run(tmp_path / "b", tiny_model().eval(), trainer__max_steps=1)
+    assert all(module.training for module in model.modules())
+    assert first.train_loss != second.train_loss
+
+
+@pytest.mark.filterwarnings("ignore:Found .* module")  # Lightning warns, and goes on
+def test_a_module_in_eval_mode_stops_the_fit(tmp_path):
+    class Sleeper(L.Callback):
+        def on_fit_start(self, trainer, pl_module):
+            pl_module.model.model.layers[1].eval()
+
+    with pytest.raises(AssertionError, match=r"eval mode at the start of the fit: \['model\.model\.layers\.1'"):
+        run(tmp_path, callbacks=[Sleeper()])
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable`:FutureWarning")  # a newer name since 5.23
+def test_gradient_checkpointing_really_recomputes(tmp_path):
+    model = tiny_model()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    calls = []
+    model.model.layers[0].self_attn.register_forward_hook(lambda *_: calls.append(1))
+    run(tmp_path, model, trainer__max_steps=1)
+    assert len(calls) == 4  # two micro batches, each forward and again for the backward pass
+
+
+def test_a_bad_loss_names_step_and_rows_and_leaves_the_last_checkpoint(tmp_path):
+    class Poison(L.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if batch["rows"] == [3]:
+                nn.init.constant_(pl_module.model.lm_head.weight, float("nan"))
+
+    message = r"step 2: the loss is nan on rows \[3\] of the training split; the last checkpoint is untouched"
+    with pytest.raises(NonFiniteLossError, match=message):
+        run(tmp_path, callbacks=[Poison()], checkpoint__every_n_steps=1)
+    assert [c.global_step for c in whole_checkpoints(tmp_path / "checkpoints")] == [1]
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_a_signal_ends_the_fit_after_its_step_and_saves(tmp_path, number):
+    class Signal(L.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if batch_idx == 2:  # the first micro batch of the second step
+                os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    result = run(tmp_path, callbacks=[Signal()], trainer__max_steps=9)
+    assert (result.status, result.signal_number, result.global_step) == ("interrupted", number, 2)
+    assert [c.global_step for c in whole_checkpoints(tmp_path / "checkpoints")] == [2]
+    assert signal.getsignal(number) == before
+
+
+def test_an_echo_is_not_a_second_signal(caplog):
+    interrupt = Interrupt(checkpoints=None)
+    interrupt._receive(signal.SIGINT, None)
+    interrupt._receive(signal.SIGINT, None)
+    interrupt._received_at = time.monotonic() - 5
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit, match="130"):
+        interrupt._receive(signal.SIGINT, None)
+    signal.signal(signal.SIGINT, before)
+
+
+def test_validation_comes_at_its_steps_and_at_the_end(tmp_path):
+    config = toy_config(
+        tmp_path, data__global_batch_size=2, trainer__max_steps=5, trainer__val_every_n_steps=2,
+        objective="pretrain",
+    )  # fmt: skip
+    fit(config, ToyData(ROWS, 2, val_rows=ROWS[:3]), RunFolder(tmp_path), build_model=tiny_model, export=False)
+    lines = [line for line in read_metrics(tmp_path / "metrics.jsonl") if "val/loss" in line]
+    assert [line["step"] for line in lines] == [2, 4, 5]
+    for line in lines:
+        assert line["val/perplexity"] == pytest.approx(torch.tensor(line["val/loss"]).exp().item(), rel=1e-5)
+
+
+def test_early_stopping_sees_the_validation(tmp_path):
+    stopping = L.callbacks.EarlyStopping("val/loss", patience=1, min_delta=100.0)
+    CALLBACKS[:] = [stopping]
+    config = toy_config(tmp_path, data__global_batch_size=2, trainer__val_every_n_steps=1, trainer__max_steps=9)
+    config.callbacks = {"stop": {"at": 0}}
+    data = ToyData(ROWS, 2, val_rows=ROWS[:2])
+    result = fit(config, data, RunFolder(tmp_path), build_model=tiny_model, export=False)
+    assert result.global_step == 2
+
+
+def test_the_folder_explains_itself(tmp_path):
+    config = toy_config(tmp_path, data__global_batch_size=2, trainer__max_steps=1)
+    fit(config, ToyData(ROWS, 2), RunFolder(tmp_path), build_model=tiny_model)
+    card = json.loads((tmp_path / "model/medtune.json").read_text())
+    assert card.keys() == {"model", "template", "adapter", "quantization", "objective"}
+    assert {path.name for path in Path(tmp_path / "model").iterdir()} >= {
+        "config.json", "generation_config.json", "model.safetensors", "tokenizer_config.json",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(5.9, "0:05"), (65, "1:05"), (3661, "1:01:01")], ids=["s", "min", "h"]
+)
+def test_durations_read_well(seconds, text):
+    assert format_seconds(seconds) == text

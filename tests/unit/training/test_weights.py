@@ -1,0 +1,104 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from medtune.runtime.record import RunFolder
+from medtune.training.checkpoints import whole_checkpoints
+from medtune.training.fit import fit
+from medtune.training.weights import weights_of, write_model
+from tests.numerics.toy import ToyData, ToyTokenizer, make_documents, tiny_model, toy_config
+
+ROOT = Path(__file__).parents[3]
+ROWS = [[document] for document in make_documents(4)]
+
+
+def test_the_exported_folder_answers_as_the_trained_model(tmp_path):
+    model = tiny_model()
+    config = toy_config(tmp_path, data__global_batch_size=4, trainer__max_steps=2)
+    fit(config, ToyData(ROWS, 4), RunFolder(tmp_path), build_model=lambda: model)
+    reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    tokens = torch.randint(4, 64, (2, 9))
+    with torch.no_grad():
+        torch.testing.assert_close(reloaded(tokens).logits, model.eval()(tokens).logits, atol=0, rtol=0)
+
+
+def test_tied_weights_survive_checkpoint_and_export(tmp_path):
+    model = tiny_model(tie_word_embeddings=True)
+    config = toy_config(tmp_path, data__global_batch_size=4, trainer__max_steps=1)
+    fit(config, ToyData(ROWS, 4), RunFolder(tmp_path), build_model=lambda: model)
+    trained = model.model.embed_tokens.weight
+    (checkpoint,) = whole_checkpoints(tmp_path / "checkpoints")
+    assert torch.equal(weights_of(checkpoint)["model.embed_tokens.weight"], trained)
+    assert "lm_head.weight" not in load_file(tmp_path / "model/model.safetensors")
+    reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert torch.equal(reloaded.lm_head.weight, trained)
+
+
+WRITE = """
+import resource, sys
+from pathlib import Path
+from tests.numerics.toy import ToyTokenizer, tiny_model, toy_config
+from medtune.training.weights import write_model
+model = tiny_model(seed=8)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+try:
+    write_model(model, model.state_dict(), ToyTokenizer(), toy_config("."), Path(sys.argv[1]))
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_leaves_the_old_folder_and_says_what_is_needed(tmp_path):
+    """A limit on the size of files stands for the full disk."""
+    folder = tmp_path / "model"
+    old = tiny_model()
+    write_model(old, old.state_dict(), ToyTokenizer(), toy_config(tmp_path), folder)
+    before = (folder / "model.safetensors").read_bytes()
+    done = subprocess.run(
+        [sys.executable, "-c", WRITE, str(folder)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert f"cannot write {folder}" in done.stdout
+    assert "MiB free" in done.stdout
+    assert "MiB are needed" in done.stdout
+    assert (folder / "model.safetensors").read_bytes() == before
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+CHECKPOINT = """
+import resource, signal, sys
+from pathlib import Path
+import torch
+from medtune.runtime.record import RunFolder
+from medtune.training.fit import fit
+from tests.numerics.toy import ToyData, make_documents, tiny_model, toy_config
+import lightning.pytorch as L
+
+class Full(L.Callback):
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == 1:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+
+config = toy_config(sys.argv[1], data__global_batch_size=4, checkpoint__every_n_steps=1)
+config.callbacks = {"full": {"_target_": "__main__.Full"}}
+rows = [[document] for document in make_documents(4)]
+try:
+    fit(config, ToyData(rows, 4), RunFolder(Path(sys.argv[1])), build_model=tiny_model)
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", CHECKPOINT, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert f"cannot write {tmp_path}/checkpoints/step-2" in done.stdout
+    checkpoints = tmp_path / "checkpoints"
+    assert [path.name for path in checkpoints.iterdir()] == ["step-1"]
+    assert weights_of(whole_checkpoints(checkpoints)[-1]).keys() == tiny_model().state_dict().keys()
