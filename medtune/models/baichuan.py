@@ -77,16 +77,19 @@ class BaichuanConfig(PreTrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         """As on the hub, for those who read it there.
 
-        A key that a layout does not have is absent, not null; the type has its old name too; and
-        Baichuan-7B, which vLLM tells from the 13B layout by that, is spelled with a capital C.
+        A key that a layout does not have is absent, not null, and Baichuan-7B, which vLLM tells from the
+        13B layout by that, is spelled with a capital C.
         """
         optional = ("max_position_embeddings", "model_max_length", "z_loss_weight")
         values = {k: v for k, v in super().to_dict().items() if v is not None or k not in optional}
-        if values.get("dtype") is not None:
-            values["torch_dtype"] = values["dtype"]
         if self.uses_rotary_positions and not self.norm_head and values.get("architectures"):
             values["architectures"] = ["BaiChuanForCausalLM"]
         return values
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """What ``config.json`` gets: the type has its old name too, for older readers."""
+        values: dict[str, Any] = super().to_diff_dict()
+        return values | ({"torch_dtype": values["dtype"]} if "dtype" in values else {})
 
     @property
     def uses_rotary_positions(self) -> bool:
