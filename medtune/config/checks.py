@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from medtune.config.keys import value_of
 from medtune.config.load import show
 from medtune.config.nodes import node_problems
-from medtune.config.paths import path_problems, split_answered
+from medtune.config.paths import path_problems, splits_answered
 from medtune.config.schema import Config
 from medtune.config.suggest import did_you_mean, nearest
 
@@ -180,28 +180,29 @@ def split_problems(config: Config) -> Iterator[str]:
     has = f"data={config.data.name} has {', '.join(known) or 'no splits'}"
     if config.task in ("train", "prepare") and "train" not in known:
         yield f"task={config.task} needs data.splits.train=FILE; {has}"
-    if config.task == "train" and config.eval.after_fit:
-        for split in config.data.eval_splits:
-            if split not in known:
-                meant = did_you_mean(nearest(split, known))
-                yield f"data.eval_splits={show(config.data.eval_splits)}: {has}{meant}"
-    answered = split_answered(config)
-    if answered is not None and answered not in known:
-        near = nearest(answered, known)
-        meant = did_you_mean(f"generate.split={near}" if near else None)
-        yield f"generate.split={answered} is not a split; {has}{meant}"
+    for split in splits_answered(config):
+        if split in known:
+            continue
+        near = nearest(split, known)
+        if split == config.generate.split and config.task != "train":
+            meant = did_you_mean(f"generate.split={near}" if near else None)
+            yield f"generate.split={split} is not a split; {has}{meant}"
+        else:
+            yield f"data.eval_splits={show(config.data.eval_splits)}: {has}{did_you_mean(near)}"
 
 
 def answer_problems(config: Config) -> Iterator[str]:
-    """Nothing to answer, or prompts that the format does not have."""
-    evaluated = bool(config.data.eval_splits) and config.eval.after_fit
-    if config.task == "train" and config.data.format == "text" and evaluated:
+    """Nothing to answer or to compare with, or prompts that the format does not have."""
+    answered = splits_answered(config)
+    if config.data.format == "text" and answered:
         yield "data.format=text has no prompts to answer; set data.eval_splits=[]"
-    if config.task == "generate" and not config.generate.input and split_answered(config) is None:
+    if config.task == "generate" and not config.generate.input and not answered:
         yield "task=generate has nothing to answer; set generate.split=SPLIT or generate.input=FILE"
-    needs_gold = config.task == "evaluate" and not config.evaluate.references
-    if needs_gold and split_answered(config) is None:
-        yield "task=evaluate has no gold; set generate.split=SPLIT or evaluate.references=FILE"
+    if config.task == "evaluate" and not answered:
+        if not config.evaluate.predictions:
+            yield "task=evaluate has nothing to answer; set generate.split=SPLIT"
+        elif not config.evaluate.references:
+            yield "task=evaluate has no gold; set generate.split=SPLIT or evaluate.references=FILE"
 
 
 def model_problems(config: Config) -> Iterator[str]:

@@ -78,8 +78,8 @@ def plain_settings(settings: DictConfig) -> tuple[dict[str, Any], list[str]]:
     settings = settings.copy()
     OmegaConf.set_struct(settings, False)
     settings.pop("hydra", None)
-    missing = sorted(OmegaConf.missing_keys(settings))
     try:
+        missing = sorted(OmegaConf.missing_keys(settings))
         values = OmegaConf.to_container(settings, resolve=True, throw_on_missing=False, enum_to_str=True)
     except OmegaConfBaseException as error:
         raise ConfigError(composition_problem(error)) from error

@@ -17,7 +17,7 @@ SECTIONS_OF_WEIGHTS = ("model", "adapter", "quantization", "template", "data")
 TASKS_ON_WEIGHTS = ("generate", "evaluate", "export", "chat")
 RUN_RECORD = "config.yaml"
 EXPORT_RECORD = "medtune.json"
-LEVELS_UP = 3  # RUN/checkpoints/X and what lies in it
+LEVELS_UP = 3  # from what lies in RUN/checkpoints/X
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,18 @@ class Record:
     values: Mapping[str, Any]
 
 
-def find_record(weights: Path) -> Record | None:
-    """The record of the run or export that ``weights`` belongs to, None for foreign weights.
+def find_records(weights: Path) -> list[Record]:
+    """The records of the export and the run that ``weights`` belong to, the nearest first.
+
+    An export knows its model and template, the run around it the data too. Foreign weights have none.
 
     Raises:
         ConfigError: A record is there and cannot be read.
     """
-    for folder in [weights, *weights.resolve().parents][: LEVELS_UP + 1]:
-        for name in (EXPORT_RECORD, RUN_RECORD):
-            if (folder / name).is_file():
-                return read_record(folder / name)
-    return None
+    here = weights.resolve()
+    folders = [here / "model", here, *here.parents][: LEVELS_UP + 2]
+    files = [folder / name for folder in folders for name in (EXPORT_RECORD, RUN_RECORD)]
+    return [read_record(file) for file in files if file.is_file()]
 
 
 def read_record(file: Path) -> Record:

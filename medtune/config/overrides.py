@@ -5,7 +5,9 @@ word. Here every override is looked at by itself, and each is rewritten so that 
 and never hides a mistake.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from medtune.config.resolvers import CONF
 from medtune.config.schema import Config
 from medtune.config.suggest import did_you_mean, nearest, nearest_key
 
+# A word with a letter that Hydra's grammar does not have, in a list or alone.
+FOREIGN_WORD = re.compile(r"""[^\s,\[\]{}()'":=]*[^\x00-\x7f][^\s,\[\]{}()'":=]*""")
 LIST_GROUPS = ("logger",)  # groups of which several options make sense at once
 
 
@@ -60,12 +64,10 @@ def read_command_line(
         multirun: Whether several values of a key make several trials.
     """
     line = CommandLine()
-    parser = OverridesParser.create()
     for text in overrides:
-        try:
-            override = parser.parse_overrides([text])[0]
-        except OverrideParseException as error:
-            line.problems.append(syntax_problem(text, error, groups))
+        override = parse(text)
+        if override is None:
+            line.problems.append(syntax_problem(text, groups))
             continue
         problems = list(override_problems(override, groups, multirun=multirun))
         line.problems += problems
@@ -76,15 +78,33 @@ def read_command_line(
     return line
 
 
-def syntax_problem(text: str, error: OverrideParseException, groups: Mapping[str, list[str]]) -> str:
+def parse(text: str) -> Override | None:
+    """Reads one override; None when it is none.
+
+    Hydra's grammar has no letters but ASCII's, and many signs only inside quotes. What it cannot read is
+    therefore tried again with its foreign words in quotes, and then with the whole value in quotes.
+    """
+    key, sign, value = text.partition("=")
+    foreign_quoted = FOREIGN_WORD.sub(lambda match: quoted(match.group(0)), value)
+    attempts = [text, f"{key}={foreign_quoted}", f"{key}={quoted(value)}"] if sign else [text]
+    for attempt in attempts:
+        with suppress(OverrideParseException):
+            return OverridesParser.create().parse_overrides([attempt])[0]
+    return None
+
+
+def quoted(value: str) -> str:
+    """A value as one piece of text for Hydra."""
+    return "'" + value.replace("'", "\\'") + "'"
+
+
+def syntax_problem(text: str, groups: Mapping[str, list[str]]) -> str:
     """The problem of an override that does not parse."""
-    if "=" not in text:
-        as_option = next((f"{group}={text}" for group, names in groups.items() if text in names), None)
-        return f"{text}: a setting is KEY=VALUE{did_you_mean(as_option)}"
-    reason = str(error).splitlines()[0]
-    return (
-        f"{text}: cannot be read ({reason}); put a value with special characters in quotes: KEY='\"VALUE\"'"
-    )
+    if text.startswith("-"):
+        bare = text.lstrip("-")
+        return f"{text}: a setting is KEY=VALUE, without dashes{did_you_mean(bare if '=' in bare else None)}"
+    as_option = next((f"{group}={text}" for group, names in groups.items() if text in names), None)
+    return f"{text}: a setting is KEY=VALUE{did_you_mean(as_option)}"
 
 
 def is_hydra(override: Override) -> bool:

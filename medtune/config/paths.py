@@ -128,17 +128,21 @@ def data_problems(config: Config) -> Iterator[str]:
 
 def splits_read(config: Config) -> list[str]:
     """The splits whose files the task opens."""
-    evaluated = config.data.eval_splits if config.eval.after_fit and config.task == "train" else []
+    answered = splits_answered(config)
     if config.task in ("train", "prepare"):
-        return list(dict.fromkeys(["train", "validation", *evaluated]))
-    answered = split_answered(config)
-    return [answered] if answered else []
+        return list(dict.fromkeys(["train", "validation", *answered]))
+    if answered and config.task == "evaluate" and config.eval.trivial and not config.evaluate.predictions:
+        return ["train", *answered]  # the rules without learning count its answers
+    return answered
 
 
-def split_answered(config: Config) -> str | None:
-    """The split that generate and evaluate work on, None when a file is named instead."""
-    if config.task == "generate" and not config.generate.input:
-        return config.generate.split or next(iter(config.data.eval_splits), None)
-    if config.task == "evaluate" and not (config.evaluate.predictions and config.evaluate.references):
-        return config.generate.split or next(iter(config.data.eval_splits), None)
-    return None
+def splits_answered(config: Config) -> list[str]:
+    """The splits whose prompts are answered or whose gold is compared with; none when a file is named."""
+    named = [config.generate.split] if config.generate.split else []
+    if config.task == "train":
+        return config.data.eval_splits if config.eval.after_fit else []
+    if config.task == "generate":
+        return [] if config.generate.input else named or config.data.eval_splits[:1]
+    if config.task == "evaluate" and config.evaluate.predictions:
+        return named or ([] if config.evaluate.references else config.data.eval_splits[:1])
+    return named or config.data.eval_splits if config.task == "evaluate" else []

@@ -11,7 +11,7 @@ from medtune.config.inherit import (
     SECTIONS_OF_WEIGHTS,
     TASKS_ON_WEIGHTS,
     all_sections,
-    find_record,
+    find_records,
     read_record,
     with_record,
 )
@@ -82,9 +82,10 @@ def inherit(
         notes.append(f"continuing the run of {earlier}; its settings hold where this command names no others")
     weights = values.get("weights")
     if isinstance(weights, str) and values.get("task") in TASKS_ON_WEIGHTS:
-        record = find_record(start / Path(weights).expanduser())
-        if record:
-            values, taken = with_record(values, record, SECTIONS_OF_WEIGHTS, typed)
+        wanted = list(SECTIONS_OF_WEIGHTS)
+        for record in find_records(start / Path(weights).expanduser()):
+            values, taken = with_record(values, record, wanted, typed)
+            wanted = [name for name in wanted if name not in taken]
             if taken:
                 notes.append(f"{', '.join(taken)}: as in {record.file}")
     return values, notes

@@ -13,6 +13,7 @@ SAMPLING = (
     "generate.top_p",
     "generate.top_k",
     "generate.repetition_penalty",
+    "generate.batch_tokens",
 )
 DEVICES = (
     "trainer.accelerator",
@@ -21,49 +22,25 @@ DEVICES = (
     "trainer.precision",
     "trainer.progress",
 )
+# Keys of ``data`` by which examples become rows; text that is generated from has none.
+ROWS = (
+    *("data.sequence_length", "data.packing", "data.overlong", "data.micro_batch_size"),
+    *("data.global_batch_size", "data.num_workers", "data.cache_dir"),
+)
 # What each task reads, beside the keys that every run has. A section stands for all of its keys.
 READ_BY_TASK = {
     "train": (
         *("objective", "resume", "model", "adapter", "quantization", *TEXT, "optim", "schedule", "strategy"),
-        *(
-            "trainer",
-            "logger",
-            "callbacks",
-            "launcher",
-            "checkpoint",
-            "eval",
-            *SAMPLING,
-            "generate.batch_tokens",
-        ),
+        *("trainer", "logger", "callbacks", "launcher", "checkpoint", "eval", *SAMPLING),
         "evaluate.protocol",
     ),
     "prepare": (
-        *(
-            "objective",
-            *TEXT,
-            "model.name",
-            "model.path",
-            "model.revision",
-            "model.tokenizer",
-            "model.model_type",
-        ),
-        *("model.init", "trainer.devices", "trainer.max_steps", "trainer.max_epochs", "eval.after_fit"),
+        *("objective", *TEXT, "model.name", "model.path", "model.revision", "model.tokenizer"),
+        *("model.model_type", "model.init", "trainer.accelerator"),
     ),
-    "generate": (*MODEL, *TEXT, *DEVICES, "strategy", "launcher", "generate", "eval.limit"),
-    "evaluate": (
-        *(
-            *MODEL,
-            *TEXT,
-            *DEVICES,
-            "strategy",
-            "launcher",
-            "generate",
-            "evaluate",
-            "eval.limit",
-            "eval.trivial",
-        ),
-    ),
-    "export": (*MODEL, *TEXT, "export", "trainer.precision", "trainer.accelerator"),
+    "generate": (*MODEL, *TEXT, *DEVICES, "launcher", "generate"),
+    "evaluate": (*MODEL, *TEXT, *DEVICES, "launcher", "generate.split", *SAMPLING, "evaluate", "eval"),
+    "export": (*MODEL, "template", "objective", "export", "trainer.accelerator", "trainer.precision"),
     "chat": (*MODEL, "template", *SAMPLING, "trainer.accelerator", "trainer.precision"),
 }
 ALWAYS_READ = ("name", "group", "tags", "run_dir", "seed", "task")
@@ -138,12 +115,12 @@ IDLE = (
         lambda config: "eval.after_fit=false",
     ),
     Idle(
-        (*SAMPLING, "generate.batch_tokens", "evaluate.protocol", "eval"),
+        (*SAMPLING, "evaluate.protocol", "eval"),
         lambda config: config.task == "train" and not config.data.eval_splits,
         lambda config: "data.eval_splits=[]",
     ),
     Idle(
-        (*MODEL, "template", *DEVICES, "strategy", "launcher", *SAMPLING, "generate.batch_tokens"),
+        (*MODEL, "template", *DEVICES, "launcher", *SAMPLING, "eval"),
         lambda config: config.task == "evaluate" and config.evaluate.predictions is not None,
         lambda config: "evaluate.predictions",
     ),
@@ -153,9 +130,19 @@ IDLE = (
         lambda config: "one process",
     ),
     Idle(
-        ("model.init",),
-        lambda config: config.weights is not None,
-        lambda config: "weights",
+        ("evaluate.references",),
+        lambda config: config.evaluate.predictions is None,
+        lambda config: "evaluate.predictions=null",
+    ),
+    Idle(
+        ROWS,
+        lambda config: config.task in ("generate", "evaluate"),
+        lambda config: f"task={config.task}",
+    ),
+    Idle(
+        ("eval.after_fit",),
+        lambda config: config.task == "evaluate",
+        lambda config: "task=evaluate",
     ),
 )
 

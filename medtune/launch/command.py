@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def obey(arguments: Sequence[str]) -> int:
     """Does what a command line asks for."""
-    options = get_args_parser().parse_args(list(arguments))
+    options = read_options(arguments)
     if options.hydra_help or options.shell_completion or options.info:
         hand_to_hydra(options, options.overrides, lambda _: 0)
         return 0
@@ -72,6 +72,13 @@ def obey(arguments: Sequence[str]) -> int:
     if plan.is_sweep:
         return run_sweep(options, plan)
     return run_once(options, plan)
+
+
+def read_options(arguments: Sequence[str]) -> argparse.Namespace:
+    """Hydra's options and the overrides, in any order; an unknown option is left among the overrides."""
+    options, unknown = get_args_parser().parse_known_intermixed_args(list(arguments))
+    options.overrides = [*options.overrides, *unknown]
+    return options
 
 
 def make_plan(options: argparse.Namespace) -> Plan:

@@ -55,7 +55,7 @@ class Sweep:
     def settings_of(self, overrides: Sequence[str]) -> dict[str, str]:
         """The part of a trial's overrides that differs between trials."""
         pairs = [text.lstrip("+").partition("=") for text in overrides]
-        return {key: value for key, _, value in pairs if key in self.swept}
+        return {key: value.strip("'") for key, _, value in pairs if key in self.swept}
 
     def folder_of(self, settings: dict[str, str]) -> Path:
         """The next trial's folder: its number and what differs."""

@@ -295,11 +295,32 @@ def test_scoring_a_file_needs_neither_model_nor_data_folder(sound, folder):
     assert check(config, CPU) == []
 
 
-def test_scoring_without_gold(sound):
+@pytest.mark.parametrize(
+    ("evaluate", "problem"),
+    [
+        pytest.param(
+            {"predictions": "prompts.txt"},
+            "task=evaluate has no gold; set generate.split=SPLIT or evaluate.references=FILE",
+            id="no_gold",
+        ),
+        pytest.param({}, "task=evaluate has nothing to answer; set generate.split=SPLIT", id="no_prompts"),
+    ],
+)
+def test_nothing_to_score(sound, folder, evaluate, problem):
+    evaluate = {key: str(folder / name) for key, name in evaluate.items()}
     config = replace(with_section(sound, "data", eval_splits=[]), task="evaluate")
-    assert check(config, CPU) == [
-        "task=evaluate has no gold; set generate.split=SPLIT or evaluate.references=FILE"
+    assert check(replace(config, evaluate=EvaluateConfig(**evaluate)), CPU) == [problem]
+
+
+def test_scoring_a_model_opens_every_split_and_the_training_data_of_the_trivial_rules(sound, folder):
+    splits = {"train": "no_train.json", "validation": "dev.json", "test": "no_test.json"}
+    data = replace(sound.data, splits=splits, eval_splits=["validation", "test"])
+    config = replace(sound, task="evaluate", data=data)
+    assert [problem.split(" is ")[0] for problem in check(config, CPU)] == [
+        "data.splits.train=no_train.json",
+        "data.splits.test=no_test.json",
     ]
+    assert len(check(replace(config, eval=EvalConfig(trivial=False)), CPU)) == 1
 
 
 def test_missing_data_says_what_it_is_and_which_key_to_set(sound, folder):

@@ -60,6 +60,7 @@ GROUPS = {
             "trainer.devices=auto", "trainer.devices=auto is not a whole number or null", id="auto_devices"
         ),
         pytest.param("optim.betas=[1,x]", "optim.betas=[1,x] is not a list of numbers", id="list_member"),
+        pytest.param("optim.betas=[0.9", "optim.betas=[0.9 is not a list of numbers", id="list_not_closed"),
         pytest.param("optim.betas=0.9", "optim.betas=0.9 is not a list of numbers", id="number_for_list"),
         pytest.param(
             "data.splits=3", "data.splits=3 is not a mapping of names to values", id="number_for_mapping"
@@ -79,7 +80,12 @@ GROUPS = {
         pytest.param(
             "promptcblue", "promptcblue: a setting is KEY=VALUE; did you mean data=promptcblue?", id="no_key"
         ),
-        pytest.param("--lr", "--lr: a setting is KEY=VALUE", id="an_option_of_other_tools"),
+        pytest.param("--lr", "--lr: a setting is KEY=VALUE, without dashes", id="an_option"),
+        pytest.param(
+            "--optim.lr=1",
+            "--optim.lr=1: a setting is KEY=VALUE, without dashes; did you mean optim.lr=1?",
+            id="an_option_with_a_value",
+        ),
         pytest.param(
             "~optim.lr", "~optim.lr: a key cannot be removed, only set: optim.lr=VALUE", id="removed_key"
         ),
@@ -122,6 +128,16 @@ def test_a_mistake_is_told_in_one_sentence(typed, problem):
         ),
         pytest.param("trainer.max_steps=null", "trainer.max_steps=null", id="null"),
         pytest.param("name=3", "name=3", id="number_as_name"),
+        pytest.param("name=糖尿病", "name='糖尿病'", id="chinese"),
+        pytest.param("tags=[糖尿病,a]", "tags=['糖尿病',a]", id="chinese_in_a_list"),
+        pytest.param(
+            "template.prompt=请回答：{prompt}",
+            "template.prompt='请回答：{prompt}'",
+            id="chinese_around_braces",
+        ),
+        pytest.param("data.dir=/data (new)/x", "data.dir='/data (new)/x'", id="signs"),
+        pytest.param("name=it's", "name='it\\'s'", id="apostrophe"),
+        pytest.param("template.prompt=a\nb{prompt}", "template.prompt='a\nb{prompt}'", id="line_break"),
         pytest.param("hydra.verbose=true", "hydra.verbose=true", id="hydras_own"),
         pytest.param("hydra/launcher=basic", "hydra/launcher=basic", id="hydras_own_group"),
     ],
@@ -138,6 +154,12 @@ def test_each_value_of_a_sweep_is_checked():
         "model=tinny is none of tiny, baichuan13b; did you mean model=tiny?",
     ]
     assert line.swept == ["seed"]
+
+
+def test_chinese_values_are_swept_one_by_one():
+    line = read_command_line(["template.name=中,文"], GROUPS, multirun=True)
+    assert (line.problems, line.swept) == ([], ["template.name"])
+    assert single_values(line.accepted) == ["template.name='中'"]
 
 
 def test_one_value_of_each_sweep():

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from medtune.config.checks import Machine
-from medtune.config.inherit import differences, find_record, put, with_record
+from medtune.config.inherit import differences, find_records, put
 from medtune.config.load import config_from_dict
 from medtune.config.settle import settle
 from medtune.runtime.errors import ConfigError
@@ -71,21 +71,23 @@ def test_what_was_typed_stays(values, earlier):
     assert config.adapter.name == "lora"
 
 
-def test_an_export_brings_its_own_record(values, earlier):
-    export = earlier / "model"
-    (export / "medtune.json").write_text(json.dumps({"model": {"name": "exported"}, "weights_of": "x"}))
-    record = find_record(export)
-    assert record is not None
-    assert record.file == export / "medtune.json"
-    merged, taken = with_record(values, record, ["model", "template"], [])
-    assert taken == ["model"]
-    assert merged["model"] == {"name": "exported"}
+@pytest.mark.parametrize("place", ["", "model"])
+def test_an_export_brings_its_own_record_and_the_run_the_rest(values, earlier, place):
+    exported = {"model": {**values["model"], "name": "exported"}, "weights_of": "x"}
+    (earlier / "model" / "medtune.json").write_text(json.dumps(exported))
+    settled = settle({**values, "task": "generate", "weights": str(earlier / place)}, [], CPU, Path("/"))
+    assert settled.config.model.name == "exported"
+    assert settled.config.adapter.name == "lora"
+    assert settled.notes == [
+        f"model: as in {earlier / 'model' / 'medtune.json'}",
+        f"adapter, quantization, template, data: as in {earlier / 'config.yaml'}",
+    ]
 
 
 def test_foreign_weights_bring_nothing(values, tmp_path):
     foreign = tmp_path / "foreign"
     foreign.mkdir()
-    assert find_record(foreign) is None
+    assert find_records(foreign) == []
     assert settle({**values, "task": "generate", "weights": str(foreign)}, [], CPU, Path("/")).notes == []
 
 

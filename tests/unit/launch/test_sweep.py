@@ -28,7 +28,7 @@ def test_the_table(sweep, capsys):
         val_loss=2.0,
         score=50.0,
     )
-    add(sweep, ["optim.lr=0", "++strategy.stage=2"], Outcome(REFUSED, 2, "why"))
+    add(sweep, ["optim.lr='0'", "++strategy.stage=2"], Outcome(REFUSED, 2, "why"))
     add(sweep, ["optim.lr=1"], Outcome(FAILED, 1), status="failed", train_loss=3.5)
     sweep.tell()
     text = (

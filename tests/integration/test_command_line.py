@@ -1,0 +1,115 @@
+"""``python -m medtune`` as a user runs it, in processes of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+HEAVY = ("torch", "lightning", "transformers", "peft", "deepspeed")
+
+
+def medtune(
+    *arguments: str, cwd: Path = REPOSITORY, python: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *python, "-m", "medtune", *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        pytest.param(["--help"], 0, id="help"),
+        pytest.param(["--help", "optim"], 0, id="help_of_a_group"),
+        pytest.param(["--version"], 0, id="version"),
+        pytest.param(["--cfg", "job"], 0, id="composed_settings"),
+        pytest.param(["optim.lrr=1", "quantization=nf4"], 2, id="refused"),
+        pytest.param(["strategy=zero3", "strategy.stagee=1", "trainer.extra.x=1"], 2, id="refused_open_node"),
+    ],
+)
+def test_nothing_heavy_is_imported_before_a_run_is_accepted(tmp_path, arguments, code):
+    done = medtune(*arguments, cwd=tmp_path, python=("-X", "importtime"))
+    assert done.returncode == code
+    imported = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines()}
+    assert imported.isdisjoint(HEAVY)
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_composed_settings_are_yaml():
+    done = medtune(
+        "--cfg", "job", "--resolve", "optim.lr=1e-3", "strategy=zero3", "strategy.overlap_comm=true"
+    )
+    settings = yaml.safe_load(done.stdout)
+    assert settings["optim"]["lr"] == 0.001
+    assert settings["strategy"]["overlap_comm"] is True
+    assert settings["data"]["dir"] == str(REPOSITORY / "data" / "sample")
+
+
+def test_help_of_what_is_not_there():
+    done = medtune("--help", "optm")
+    assert done.returncode == 2
+    assert done.stderr.startswith("there is no group or key optm; did you mean --help optim?")
+
+
+@pytest.fixture
+def records(tmp_path):
+    """A data set of a dozen pairs, in a folder beside which the commands are typed."""
+    (tmp_path / "own").mkdir()
+    lines = [json.dumps({"instruct": "回答", "query": f"问题{i}", "answer": "是"}) for i in range(12)]
+    (tmp_path / "own" / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return [
+        *("task=prepare", "data=local", "data.dir=own", "data.format=pair", "data.splits.train=a.jsonl"),
+        *("data.sequence_length=64", "data.cache_dir=cache"),
+    ]
+
+
+@pytest.mark.slow
+def test_a_run_from_another_folder(tmp_path, records):
+    done = medtune(*records, "run_dir=run", "optim.lr=1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[:2] == [
+        "warning: optim.lr has no effect: task=prepare does not use it",
+        "run folder: run",
+    ]
+    assert done.stderr.splitlines()[-1] == "done: run"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "own", "run"]
+
+
+def test_a_sweep_goes_on_after_trials_that_fail_or_are_refused(tmp_path, records):
+    (tmp_path / "own" / "broken.jsonl").write_text('{"instruct": "x"\n', encoding="utf-8")
+    done = medtune(
+        "-m", *records, "++data.splits.train=none.jsonl,broken.jsonl,a.jsonl", "run_dir=s", cwd=tmp_path
+    )
+    assert done.returncode == 1
+    names = [f"{i}-data.splits.train={name}.jsonl" for i, name in enumerate(("none", "broken", "a"))]
+    assert (tmp_path / "s" / "sweep.txt").read_text(encoding="utf-8").splitlines() == [
+        "trial  data.splits.train  status    train_loss  val_loss  score  folder",
+        f"0      none.jsonl         refused   -           -         -      {names[0]}",
+        f"1      broken.jsonl       failed    -           -         -      {names[1]}",
+        f"2      a.jsonl            finished  -           -         -      {names[2]}",
+    ]
+    # The failure: its cause on the screen, the traceback in the rank's log.
+    broken = tmp_path / "s" / names[1]
+    assert f"medtune: the run failed: {tmp_path / 'own' / 'broken.jsonl'}:1" in done.stderr
+    assert f"(rank 0; the traceback is in {Path('s', names[1], 'logs', 'rank-0.log')})" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Traceback" in (broken / "logs" / "rank-0.log").read_text(encoding="utf-8")
+    assert json.loads((broken / "result.json").read_text(encoding="utf-8"))["status"] == "failed"
+    # The one that ran, from a folder that is not the repository.
+    settings = yaml.safe_load((tmp_path / "s" / names[2] / "config.yaml").read_text(encoding="utf-8"))
+    assert settings["data"]["dir"] == str(tmp_path / "own")
+    assert (settings["group"], settings["trainer"]["devices"]) == ("s", 1)
+    assert (tmp_path / "s" / names[2] / "data_report.json").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "own", "s"]

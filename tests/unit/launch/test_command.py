@@ -1,0 +1,273 @@
+"""Command lines as they are typed, up to the point where a worker would start."""
+
+from pathlib import Path
+
+import pytest
+from hydra._internal.utils import get_args_parser
+
+from medtune.config.resolvers import PROJECT
+from medtune.launch.command import hydra_options, main, make_plan, read_options
+from medtune.runtime.errors import ConfigError
+
+ZERO = "medtune.training.strategies.zero"
+
+
+@pytest.fixture(autouse=True)
+def _a_machine_without_gpus(monkeypatch, tmp_path):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.chdir(tmp_path)
+
+
+def problems_of(line: str) -> list[str]:
+    with pytest.raises(ConfigError, match=".") as refused:
+        make_plan(read_options(line.split()))
+    return refused.value.problems
+
+
+@pytest.mark.parametrize(
+    ("line", "problems"),
+    [
+        pytest.param(
+            "optim.lrr=1 +modle.x=2 data=promtcblue trainer.devices=auto",
+            [
+                "optim.lrr=1: there is no key optim.lrr; did you mean optim.lr?",
+                "+modle.x=2: there is no key modle.x",
+                "data=promtcblue is none of local, msra_ner, promptcblue, sample, sample_corpus; "
+                "did you mean data=promptcblue?",
+                "trainer.devices=auto is not a whole number or null",
+            ],
+            id="typos",
+        ),
+        pytest.param(
+            "strategy=zero3 strategy.stagee=2 strategy.overlap_com=true",
+            [
+                f"strategy.stagee=2: {ZERO} takes no stagee; did you mean strategy.stage?",
+                f"strategy.overlap_com=true: {ZERO} takes no overlap_com; "
+                "did you mean strategy.overlap_comm?",
+            ],
+            id="typos_in_an_open_node",
+        ),
+        pytest.param(
+            "strategy=zero3 ~strategy.stage",
+            [f"strategy.stage is missing: {ZERO} needs it", "strategy.stage=None must be 1, 2 or 3"],
+            id="argument_missing",
+        ),
+        pytest.param(
+            "logger=[wandb,tensorboard] logger.wandb.projct=x",
+            [
+                "logger.wandb.projct=x: medtune.training.loggers.wandb takes no projct; "
+                "did you mean logger.wandb.project?"
+            ],
+            id="typo_in_a_logger",
+        ),
+        pytest.param(
+            "callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStoping",
+            [
+                "callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStoping does not exist; "
+                "did you mean lightning.pytorch.callbacks.EarlyStopping?"
+            ],
+            id="no_such_callback",
+        ),
+        pytest.param(
+            "trainer.extra.fast_dev_runn=true",
+            [
+                "trainer.extra.fast_dev_runn=true: lightning.pytorch.Trainer takes no fast_dev_runn; "
+                "did you mean trainer.extra.fast_dev_run?"
+            ],
+            id="typo_in_trainer_extra",
+        ),
+        pytest.param(
+            "quantization=nf4 optim.lrr=1 trainer.num_nodes=2 data.global_batch_size=2",
+            [
+                "optim.lrr=1: there is no key optim.lrr; did you mean optim.lr?",
+                "trainer.num_nodes=2: launcher=local starts processes on this machine only; "
+                "set trainer.num_nodes=1",
+                "quantization=nf4 freezes the weights, so there is nothing to train; add adapter=lora",
+            ],
+            id="typo_and_broken_rules",
+        ),
+        pytest.param(
+            "trainer.accelerator=cuda trainer.devices=3 data.global_batch_size=8",
+            [
+                "data.global_batch_size=8 is not a multiple of data.micro_batch_size * trainer.devices "
+                "(1 * 3 = 3); the nearest is data.global_batch_size=9",
+                "trainer.accelerator=cuda, but no GPU is visible here; set trainer.accelerator=cpu",
+            ],
+            id="devices",
+        ),
+        pytest.param(
+            "data=local model=local",
+            [
+                "task=train needs data.splits.train=FILE; data=local has no splits",
+                "model.path is not set, and model=local needs it; "
+                "set model.path=FOLDER, or model.init=random",
+                "data.dir is not set, and data=local needs it; set data.dir=FOLDER",
+            ],
+            id="nothing_named",
+        ),
+        pytest.param(
+            "data.dir=nowhere",
+            [
+                "data.dir={here}/nowhere is not there; set data.dir=FOLDER "
+                "(origin: python -m medtune.data.sample writes it again)"
+            ],
+            id="no_such_folder",
+        ),
+        pytest.param(
+            "task=generate generate.split=tst weights=nowhere",
+            [
+                "generate.split=tst is not a split; "
+                "data=sample has train, validation, test, new_words, long; did you mean generate.split=test?",
+                "weights={here}/nowhere is not there; "
+                "it must name a run folder, a checkpoint in one, or an exported model",
+            ],
+            id="generate",
+        ),
+        pytest.param(
+            "name=${nme}", ["name: Interpolation key 'nme' not found"], id="interpolation_of_nothing"
+        ),
+        pytest.param(
+            "-m optim.lrr=1,2",
+            ["optim.lrr=1,2: there is no key optim.lrr; did you mean optim.lr?"],
+            id="sweep",
+        ),
+        pytest.param(
+            "-m optim.lr=1,2 data.dir=nowhere",
+            [
+                "data.dir={here}/nowhere is not there; set data.dir=FOLDER "
+                "(origin: python -m medtune.data.sample writes it again)"
+            ],
+            id="sweep_of_which_no_trial_can_run",
+        ),
+    ],
+)
+def test_a_command_is_refused_with_all_its_problems(line, problems):
+    assert problems_of(line) == [problem.format(here=Path.cwd()) for problem in problems]
+
+
+def test_rules_of_the_layers_below_are_told_too():
+    (problem,) = problems_of("strategy=fsdp quantization=int8 adapter=lora")
+    assert problem.startswith("quantization=int8 with strategy=fsdp: ")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param("", id="the_default"),
+        pytest.param("optim.lr=1e-3 strategy=zero3 strategy.overlap_comm=true", id="argument_passed_on"),
+        pytest.param("trainer.extra.profiler=simple", id="argument_of_the_trainer"),
+        pytest.param("logger=[wandb,tensorboard]", id="loggers"),
+        pytest.param(
+            "logger.csv={_target_:lightning.pytorch.loggers.CSVLogger,save_dir:x}", id="foreign_logger"
+        ),
+        pytest.param("data=sample_corpus objective=pretrain", id="corpus"),
+        pytest.param("quantization=nf4 adapter=lora", id="qlora"),
+        pytest.param("-m adapter=none,lora quantization=nf4", id="sweep_of_which_a_trial_can_run"),
+        pytest.param("-m seed=1", id="sweep_of_one"),
+        pytest.param("-m", id="sweep_of_nothing"),
+        pytest.param("sweep=lr", id="sweep_of_an_option"),
+        pytest.param("hydra.verbose=true", id="hydras_own"),
+    ],
+)
+def test_a_command_is_accepted(line):
+    plan = make_plan(read_options(line.split()))
+    assert plan.is_sweep == ("-m" in line.split() or "sweep=" in line)
+
+
+def test_what_a_sweep_varies():
+    assert make_plan(read_options(["optim.lr=3", "-m", "seed=1,2"])).swept == ["seed"]
+    assert make_plan(read_options(["sweep=lr"])).swept == ["optim.lr"]
+
+
+def test_options_may_stand_anywhere():
+    options = read_options(["a=1", "-m", "b=2", "--cfg", "job", "c=3", "--unknown"])
+    assert options.overrides == ["a=1", "b=2", "c=3", "--unknown"]
+    assert (options.multirun, options.cfg) == (True, "job")
+
+
+BROKEN = {
+    "experiment/key.yaml": (
+        "# @package _global_\noptim:\n  lrr: 3\n",
+        "experiment/key.yaml: there is no key optim.lrr; did you mean optim.lr?",
+    ),
+    "experiment/type.yaml": (
+        "# @package _global_\noptim:\n  lr: abc\n",
+        "experiment/type.yaml: optim.lr: Value 'abc' of type 'str' could not be converted to Float",
+    ),
+    "experiment/section.yaml": (
+        "# @package _global_\noptm:\n  lr: 3\n",
+        "experiment/section.yaml: there is no key optm; did you mean optim?",
+    ),
+    "model/key.yaml": (
+        "hiden_size: 3\n",
+        "model/key.yaml: there is no key model.hiden_size; did you mean model.hidden_size?",
+    ),
+    "model/syntax.yaml": (
+        "name: [x, ${y}]\n",
+        "{here}/conf/model/syntax.yaml:1:12: not YAML: expected ',' or ']', but got '{{'",
+    ),
+    "data/choice.yaml": (
+        "packing: bdf\n",
+        "data.packing=bdf is none of bfd, concat, none; did you mean data.packing=bfd?",
+    ),
+    "strategy/argument.yaml": (
+        f"_target_: {ZERO}\nstag: 3\n",
+        f"strategy.stag=3: {ZERO} takes no stag; did you mean strategy.stage?",
+    ),
+}
+
+
+@pytest.mark.parametrize("file", BROKEN)
+def test_a_mistake_in_a_file_names_file_and_key(tmp_path, file):
+    text, problem = BROKEN[file]
+    path = tmp_path / "conf" / file
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    line = f"-cd {tmp_path / 'conf'} {path.parent.name}={path.stem}"
+    assert problem.format(here=tmp_path) in problems_of(line)
+
+
+def test_a_refusal_is_one_screen(capsys):
+    assert main(["optim.lrr=1", "seed=x"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.splitlines() == [
+        "medtune: 2 problems, nothing was started",
+        "  - optim.lrr=1: there is no key optim.lrr; did you mean optim.lr?",
+        "  - seed=x is not a whole number",
+        "`python -m medtune --help GROUP` shows every key of a group.",
+    ]
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_an_earlier_run_is_not_written_over(tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("name: x\n")
+    assert main([f"run_dir={tmp_path / 'run'}"]) == 2
+    assert "holds an earlier run; continue it with resume=auto" in capsys.readouterr().err
+
+
+def test_every_trial_is_tried_and_the_table_shows_all(tmp_path, capsys):
+    """Trials that are refused, so that no worker starts."""
+    assert main(["-m", "seed=-1,-2", "optim.lr=-1,-2", f"run_dir={tmp_path / 'sweep'}"]) == 1
+    table = (tmp_path / "sweep" / "sweep.csv").read_text().splitlines()
+    assert table[0] == "trial,seed,optim.lr,status,train_loss,val_loss,score,folder"
+    assert [row.split(",")[:4] for row in table[1:]] == [
+        ["0", "-1", "-1", "refused"],
+        ["1", "-1", "-2", "refused"],
+        ["2", "-2", "-1", "refused"],
+        ["3", "-2", "-2", "refused"],
+    ]
+    assert (tmp_path / "sweep" / "3-seed=-2,optim.lr=-2" / "result.json").exists()
+    assert capsys.readouterr().err.count("nothing was started") == 4
+
+
+def test_hydra_gets_the_options_that_were_typed():
+    typed = ["-m", "-cd", "folder", "--cfg", "job", "-p", "optim", "a=b"]
+    given = hydra_options(get_args_parser().parse_args(typed))
+    assert vars(get_args_parser().parse_args([*given, "a=b"])) == vars(get_args_parser().parse_args(typed))
+
+
+def test_composed_paths_do_not_depend_on_the_folder():
+    plan = make_plan(read_options([]))
+    assert plan.settings.data.dir == str(PROJECT / "data" / "sample")
