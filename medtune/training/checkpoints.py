@@ -254,14 +254,15 @@ def write_checkpoint(trainer: L.Trainer, path: Path, mark: dict[str, Any]) -> No
         if not _is_disk_error(error):
             raise
         shutil.rmtree(aside, ignore_errors=True)
-        cause = error if isinstance(error, OSError) else OSError(str(error))
+        cause = error if isinstance(error, OSError) else OSError(0, "torch could not write all of it")
         raise disk_error(path, cause) from error
     trainer.strategy.barrier()
 
 
 def _is_disk_error(error: Exception) -> bool:
-    # torch.save reports a failed write as a RuntimeError of its zip writer.
-    return isinstance(error, OSError) or "PytorchStreamWriter failed" in str(error)
+    # torch.save reports a failed write as a RuntimeError of its zip writer, in one of two wordings.
+    writer = ("PytorchStreamWriter failed", "inline_container.cc")
+    return isinstance(error, OSError) or any(words in str(error) for words in writer)
 
 
 def rng_state() -> dict[str, Any]:

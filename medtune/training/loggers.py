@@ -73,7 +73,7 @@ def tensorboard(config: Config, folder: RunFolder) -> "Logger":
 
 
 def reachable_mode() -> str:
-    """``online`` when there is an API key and the server answers, else ``offline``, with the reason logged."""
+    """``online`` when there is an API key and the server answers, else ``offline``; logs the reason."""
     host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or "api.wandb.ai"
     if not has_api_key(host):
         log.info("wandb: no API key (WANDB_API_KEY or `wandb login`), so the run is kept offline")

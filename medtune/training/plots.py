@@ -35,6 +35,7 @@ def plot_loss(metrics_file: Path, picture: Path) -> None:
         return
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(8, 6), layout="constrained")
     FigureCanvasAgg(figure)
@@ -49,6 +50,7 @@ def plot_loss(metrics_file: Path, picture: Path) -> None:
     upper.grid(alpha=0.3)
     lower.plot(*column(lines, "train/lr"), color="tab:gray")
     lower.set(xlabel="step", ylabel="learning rate")
+    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
     lower.grid(alpha=0.3)
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture, dpi=120)

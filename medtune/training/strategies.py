@@ -112,8 +112,8 @@ def strategy_problems(config: Config) -> list[str]:
     problems = []
     if config.quantization.name != "none" and name in ("zero", "fsdp"):
         problems.append(
-            f"quantization={config.quantization.name} with strategy={name}: it cannot shard quantised weights "
-            "(bitsandbytes keeps their constants beside them); use strategy=ddp, or quantization=none"
+            f"quantization={config.quantization.name} with strategy={name}: it cannot shard quantised "
+            "weights (bitsandbytes keeps their constants beside them); use strategy=ddp, or quantization=none"
         )
     if name == "zero":
         problems += _zero_problems(config)

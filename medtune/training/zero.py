@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import deepspeed
+import lightning.pytorch as L
 import torch
 from lightning.fabric.utilities.seed import reset_seed
 from lightning.pytorch.strategies import DeepSpeedStrategy
@@ -93,17 +94,22 @@ class ZeroStrategy(DeepSpeedStrategy):
         self, model: nn.Module, optimizer: Optimizer | None, lr_scheduler: Any = None
     ) -> tuple[Any, Optimizer]:
         """Calls ``deepspeed.initialize`` with a rank instead of a GPU's index, which a CPU has not."""
-        with kept_buffers(model):
-            engine, wrapped, _, _ = deepspeed.initialize(
-                args=argparse.Namespace(device_rank=self.local_rank),
-                config=self.config,
-                model=model,
-                model_parameters=[parameter for parameter in model.parameters() if parameter.requires_grad],
-                optimizer=optimizer,
-                lr_scheduler=lr_scheduler,
-                dist_init_required=False,
-            )
+        engine, wrapped, _, _ = deepspeed.initialize(
+            args=argparse.Namespace(device_rank=self.local_rank),
+            config=self.config,
+            model=model,
+            model_parameters=[parameter for parameter in model.parameters() if parameter.requires_grad],
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            dist_init_required=False,
+        )
         return engine, wrapped
+
+    def setup(self, trainer: L.Trainer) -> None:
+        """Wraps the model, which Lightning (bf16-true) and DeepSpeed (either bf16) cast, buffers included."""
+        assert self.lightning_module is not None
+        with kept_buffers(self.lightning_module):
+            super().setup(trainer)
 
     def backward(self, closure_loss: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
         """Keeps DeepSpeed from dividing by the accumulation again: Lightning has done so."""

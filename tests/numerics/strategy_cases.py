@@ -110,6 +110,27 @@ def run_resumed(strategy: str, out: Path, rank: int, world_size: int) -> dict[st
     return results
 
 
+def run_half(strategy: str, out: Path, rank: int, world_size: int) -> dict[str, Any]:
+    """The rotary frequencies after a fit in bfloat16, whose casts must not round them."""
+    models: list[Any] = []
+    for precision in ("bf16-true", "bf16-mixed"):
+        folder = RunFolder(out / precision)
+        config = toy_config(
+            folder.path, data__global_batch_size=4, trainer__max_steps=1, trainer__precision=precision
+        )
+        config.strategy = STRATEGIES.get(strategy, {})
+        data = ToyData(ROWS, 4, 2, world_size, rank)
+
+        def build(precision: str = precision) -> Any:
+            models.append(tiny_model().to(torch.bfloat16 if precision == "bf16-true" else torch.float32))
+            # As transformers builds it: half of the weights' size, and frequencies in float32.
+            models[-1].model.rotary_emb.inv_freq = tiny_model().model.rotary_emb.inv_freq
+            return models[-1]
+
+        fit(config, data, folder, build_model=build, export=False)
+    return {"frequencies": [model.model.rotary_emb.inv_freq for model in models]}
+
+
 def run_interrupted(strategy: str, out: Path, rank: int, world_size: int) -> dict[str, Any]:
     """Only the last rank receives SIGTERM, while it fetches a row of the second step."""
     folder = RunFolder(out / "interrupted")
@@ -146,6 +167,7 @@ def run_all(strategy: str, out: Path) -> dict[str, Any]:
     rank, world_size = int(os.environ.get("RANK", "0")), ranks()[0]
     results = {name: run_case(name, strategy, out, rank, world_size) for name in CASES}
     results |= run_resumed(strategy, out, rank, world_size)
+    results["half"] = run_half(strategy, out, rank, world_size)
     if strategy in ("one", "ddp"):
         results["interrupted"] = run_interrupted(strategy, out, rank, world_size)
     return results

@@ -110,5 +110,11 @@ def test_ranks_stop_together_when_one_gets_a_signal(two):
     assert two["interrupted"]["checkpoints"] == [3]
 
 
+def test_half_precision_leaves_the_rotary_frequencies_alone(one, two):
+    exact = tiny_model().model.rotary_emb.inv_freq
+    for frequencies in (*one["half"]["frequencies"], *two["half"]["frequencies"]):
+        assert torch.equal(frequencies, exact)
+
+
 def test_all_cases_are_compared():
     assert {*FITS, "untouched"} == CASES.keys()

@@ -24,9 +24,7 @@ ROWS = [[document] for document in make_documents(6)]
 def run(tmp_path, model=None, rows=ROWS, callbacks=(), **changes):
     config = toy_config(tmp_path, data__global_batch_size=2, **changes)
     CALLBACKS[:] = callbacks
-    config.callbacks = {
-        str(at): {"_target_": f"{__name__}.take", "at": at} for at in range(len(CALLBACKS))
-    }
+    config.callbacks = {str(at): {"_target_": f"{__name__}.take", "at": at} for at in range(len(CALLBACKS))}
     data = ToyData(rows, 2, val_rows=changes.pop("val_rows", []))
     return fit(config, data, RunFolder(tmp_path), build_model=lambda: model or tiny_model(), export=False)
 
@@ -67,7 +65,9 @@ def test_a_module_in_eval_mode_stops_the_fit(tmp_path):
         def on_fit_start(self, trainer, pl_module):
             pl_module.model.model.layers[1].eval()
 
-    with pytest.raises(AssertionError, match=r"eval mode at the start of the fit: \['model\.model\.layers\.1'"):
+    with pytest.raises(
+        AssertionError, match=r"eval mode at the start of the fit: \['model\.model\.layers\.1'"
+    ):
         run(tmp_path, callbacks=[Sleeper()])
 
 
@@ -124,7 +124,9 @@ def test_validation_comes_at_its_steps_and_at_the_end(tmp_path):
         tmp_path, data__global_batch_size=2, trainer__max_steps=5, trainer__val_every_n_steps=2,
         objective="pretrain",
     )  # fmt: skip
-    fit(config, ToyData(ROWS, 2, val_rows=ROWS[:3]), RunFolder(tmp_path), build_model=tiny_model, export=False)
+    fit(
+        config, ToyData(ROWS, 2, val_rows=ROWS[:3]), RunFolder(tmp_path), build_model=tiny_model, export=False
+    )
     lines = [line for line in read_metrics(tmp_path / "metrics.jsonl") if "val/loss" in line]
     assert [line["step"] for line in lines] == [2, 4, 5]
     for line in lines:
@@ -134,7 +136,9 @@ def test_validation_comes_at_its_steps_and_at_the_end(tmp_path):
 def test_early_stopping_sees_the_validation(tmp_path):
     stopping = L.callbacks.EarlyStopping("val/loss", patience=1, min_delta=100.0)
     CALLBACKS[:] = [stopping]
-    config = toy_config(tmp_path, data__global_batch_size=2, trainer__val_every_n_steps=1, trainer__max_steps=9)
+    config = toy_config(
+        tmp_path, data__global_batch_size=2, trainer__val_every_n_steps=1, trainer__max_steps=9
+    )
     config.callbacks = {"stop": {"at": 0}}
     data = ToyData(ROWS, 2, val_rows=ROWS[:2])
     result = fit(config, data, RunFolder(tmp_path), build_model=tiny_model, export=False)

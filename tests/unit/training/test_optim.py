@@ -40,7 +40,9 @@ def test_decay_is_that_of_transformers(name, reference):
             ScheduleConfig("linear", warmup_ratio=0.2, min_lr_ratio=0.2), [0.5, 1, 0.8, 0.6, 0.4], id="floor"
         ),
         pytest.param(
-            ScheduleConfig("cosine", warmup_steps=9), [1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6], id="longer_than_fit"
+            ScheduleConfig("cosine", warmup_steps=9),
+            [1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6],
+            id="longer_than_fit",
         ),
     ],
 )

@@ -27,7 +27,9 @@ def test_the_picture_is_drawn_from_the_metrics_file(tmp_path):
     assert (tmp_path / "plots/loss.png").read_bytes().startswith(PNG)
 
 
-@pytest.mark.parametrize("text", [None, "", '{"step": 1, "val/loss": 2.0}\n'], ids=["absent", "empty", "no_loss"])
+@pytest.mark.parametrize(
+    "text", [None, "", '{"step": 1, "val/loss": 2.0}\n'], ids=["absent", "empty", "no_loss"]
+)
 def test_without_a_loss_there_is_no_picture(tmp_path, text):
     if text is not None:
         (tmp_path / "metrics.jsonl").write_text(text)

@@ -34,12 +34,16 @@ def test_layouts(config, layout):
     ("config", "words"),
     [
         pytest.param(
-            configured("nf4", _target_=f"{BUILDERS}.fsdp"), "quantization=nf4 with strategy=fsdp", id="nf4_fsdp"
+            configured("nf4", _target_=f"{BUILDERS}.fsdp"),
+            "quantization=nf4 with strategy=fsdp",
+            id="nf4_fsdp",
         ),
         pytest.param(configured("int8", _target_=ZERO, stage=3), "use strategy=ddp", id="int8_zero"),
         pytest.param(configured(_target_=ZERO, stage=4), "strategy.stage=4 must be 1, 2 or 3", id="stage"),
         pytest.param(
-            configured(_target_=ZERO, stage=2, offload_parameters=True), "needs strategy.stage=3", id="offload"
+            configured(_target_=ZERO, stage=2, offload_parameters=True),
+            "needs strategy.stage=3",
+            id="offload",
         ),
     ],
 )

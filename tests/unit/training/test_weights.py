@@ -2,6 +2,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -36,6 +37,25 @@ def test_tied_weights_survive_checkpoint_and_export(tmp_path):
     assert "lm_head.weight" not in load_file(tmp_path / "model/model.safetensors")
     reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     assert torch.equal(reloaded.lm_head.weight, trained)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks transformers
+def test_an_adapter_can_be_written_from_its_checkpoint(tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    settings = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    model = get_peft_model(tiny_model(), settings)
+    config = toy_config(tmp_path, data__global_batch_size=4, trainer__max_steps=1, adapter__name="lora")
+    fit(config, ToyData(ROWS, 4), RunFolder(tmp_path), build_model=lambda: model)
+    (checkpoint,) = whole_checkpoints(tmp_path / "checkpoints")
+    weights = weights_of(checkpoint)
+    assert all("lora_" in name for name in weights)
+    write_model(get_peft_model(tiny_model(), settings), weights, ToyTokenizer(), config, tmp_path / "again")
+    exported, again = (
+        load_file(tmp_path / name / "adapter_model.safetensors") for name in ("model", "again")
+    )
+    assert exported.keys() == again.keys()
+    assert all(torch.equal(exported[name], again[name]) for name in exported)
 
 
 WRITE = """
@@ -96,7 +116,11 @@ except ValueError as error:
 
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", CHECKPOINT, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", CHECKPOINT, str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert f"cannot write {tmp_path}/checkpoints/step-2" in done.stdout
     checkpoints = tmp_path / "checkpoints"
