@@ -56,7 +56,7 @@ class Ranks:
         # A worker does not know SIGHUP; the terminal that went away is a reason to stop like another.
         self.send(signal.SIGTERM if number == signal.SIGHUP else number)
         name = signal.Signals(number).name
-        say(f"{name}: up to {GRACE_SECONDS:.0f} s to end the step and write a checkpoint; again kills")
+        say(f"{name}: stopping within {GRACE_SECONDS:.0f} s; once more kills")
 
     def wait(self) -> list[int]:
         """Waits for all; ends the others when one fails. Gives the exit codes by rank."""

@@ -119,7 +119,7 @@ def test_a_signal_reaches_the_rank_once(tmp_path, sent, heard):
     out, err = launcher.communicate(timeout=30)
     assert (tmp_path / "notes").read_text() == f"ready {int(heard)} "
     assert out.strip() == f"[5] {int(sent)}"
-    assert err.startswith(f"{sent.name}: up to 30 s to end the step and write a checkpoint; again kills")
+    assert err == f"{sent.name}: stopping within 30 s; once more kills\n"
 
 
 def test_a_second_signal_kills(tmp_path):
