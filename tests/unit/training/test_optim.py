@@ -42,7 +42,7 @@ def test_decay_is_that_of_transformers(name, reference):
         pytest.param(
             ScheduleConfig("cosine", warmup_steps=9),
             [1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6],
-            id="longer_than_fit",
+            id="too_long",
         ),
     ],
 )

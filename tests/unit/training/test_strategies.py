@@ -43,7 +43,7 @@ def test_layouts(config, layout):
         pytest.param(
             configured(_target_=ZERO, stage=2, offload_parameters=True),
             "needs strategy.stage=3",
-            id="offload",
+            id="off",
         ),
     ],
 )
