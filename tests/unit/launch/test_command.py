@@ -77,7 +77,8 @@ def problems_of(line: str) -> list[str]:
             id="typo_in_trainer_extra",
         ),
         pytest.param(
-            "quantization=nf4 optim.lrr=1 trainer.num_nodes=2 data.micro_batch_size=1 data.global_batch_size=2",
+            "quantization=nf4 optim.lrr=1 trainer.num_nodes=2 "
+            "data.micro_batch_size=1 data.global_batch_size=2",
             [
                 "optim.lrr=1: there is no key optim.lrr; did you mean optim.lr?",
                 "trainer.num_nodes=2: launcher=local starts processes on this machine only; "
