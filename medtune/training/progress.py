@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import lightning.pytorch as L
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from medtune.training.metrics import Metrics
@@ -92,10 +93,18 @@ class Bar(Lines):
             return
         self._progress = Progress(
             TextColumn("step {task.completed}/{task.total}"), BarColumn(), TextColumn("{task.description}"),
-            TimeElapsedColumn(),
+            TimeElapsedColumn(), console=Console(stderr=True),
         )  # fmt: skip
         self._task = self._progress.add_task("", total=trainer.max_steps, completed=trainer.global_step)
+        before = sys.stderr
         self._progress.start()
+        self._restream(before, sys.stderr)
+
+    def _restream(self, old: Any, new: Any) -> None:
+        """Sends log lines where rich prints them above the bar instead of into it."""
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, logging.StreamHandler) and handler.stream is old:
+                handler.setStream(new)
 
     def show(self, step: int, total_steps: int, text: str) -> None:
         """Moves the bar."""
@@ -105,5 +114,13 @@ class Bar(Lines):
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Leaves the bar as it stands, also after an error."""
         if self._progress is not None:
+            proxy = sys.stderr
             self._progress.stop()
+            self._restream(proxy, sys.stderr)
             self._progress = None
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Lightning skips the teardown then."""
+        self.teardown(trainer, pl_module, "fit")
