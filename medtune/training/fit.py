@@ -150,6 +150,10 @@ def ranks() -> tuple[int, int]:
 def find_source(config: Config, folder: RunFolder) -> Checkpoint | None:
     """The checkpoint to resume from, once it is known to fit the settings."""
     problems = strategy_problems(config)
+    if config.trainer.accelerator == "cuda" and on_cpu(config):
+        problems.append(
+            "trainer.accelerator=cuda, but torch sees no GPU; set trainer.accelerator=cpu or auto"
+        )
     source = choose_checkpoint(config.resume, folder.checkpoints)
     if source is not None:
         problems += resume_problems(source, config, layout_of(config), ranks()[0])

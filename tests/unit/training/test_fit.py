@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from medtune.config.schema import TrainerConfig
+from medtune.runtime.errors import ConfigError
 from medtune.runtime.record import RunFolder
 from medtune.training.checkpoints import whole_checkpoints
 from medtune.training.fit import count_steps, fit
 from medtune.training.interrupt import Interrupt
 from medtune.training.metrics import NonFiniteLossError, read_metrics
-from medtune.training.progress import format_seconds
 from tests.numerics.toy import ToyData, make_documents, tiny_model, toy_config
 
 ROWS = [[document] for document in make_documents(6)]
@@ -155,8 +155,7 @@ def test_the_folder_explains_itself(tmp_path):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(5.9, "0:05"), (65, "1:05"), (3661, "1:01:01")], ids=["s", "min", "h"]
-)
-def test_durations_read_well(seconds, text):
-    assert format_seconds(seconds) == text
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_gpu_that_is_not_there_is_not_replaced_by_the_cpu(tmp_path):
+    with pytest.raises(ConfigError, match=r"trainer\.accelerator=cuda, but torch sees no GPU"):
+        run(tmp_path, trainer__accelerator="cuda")
