@@ -99,8 +99,8 @@ def answered(config: Config, split: str) -> list[Example]:
         turn.text.strip() for example in examples for turn in example.turns if turn.role == "response"
     ):
         raise ValueError(
-            f"{split_path(config.data, split)} holds no responses to score against; choose another split with "
-            "data.eval_splits=[NAME], or task=generate to write predictions only"
+            f"{split_path(config.data, split)} holds no responses to score against; choose another split "
+            "with data.eval_splits=[NAME], or task=generate to write predictions only"
         )
     return examples
 
