@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
+from torch import Tensor
 
 from medtune.training.losses import learned_columns
 
@@ -79,3 +80,12 @@ class StepData(L.LightningDataModule):
         batch["columns"] = learned_columns(batch["labels"])
         batch["tokens"] = int((batch["document_ids"] > 0).sum())
         return batch
+
+    def transfer_batch_to_device(
+        self, batch: dict[str, Any], device: torch.device, dataloader_idx: int
+    ) -> dict[str, Any]:
+        """Moves the tensors; Lightning's own looks for some in every list, at a tenth of a millisecond."""
+        return {
+            key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+            for key, value in batch.items()
+        }

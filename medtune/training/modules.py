@@ -38,6 +38,7 @@ class LanguageModelModule(L.LightningModule):
         self.total_steps = total_steps
         self.build_model = build_model or (lambda: load_model(config, for_training=True))
         self.model: Any = None
+        self.takes_columns = False
         # An adapter's checkpoint leaves the frozen base out, so loading cannot insist on every key.
         self.strict_loading = config.adapter.name == "none"
         self.step_sum: Tensor | float = 0.0
@@ -57,6 +58,7 @@ class LanguageModelModule(L.LightningModule):
             model = self.build_model()
         place = getattr(self.trainer.strategy, "place_model", None)
         self.model = (place(model) if place else model).train()
+        self.takes_columns = takes_columns(model)
 
     def forward_logits(self, batch: Batch) -> Tensor:
         """The logits of the batch's learned columns, [B, K, V]."""
@@ -70,18 +72,14 @@ class LanguageModelModule(L.LightningModule):
             packed=batch["packed"],
             dtype=self._attention_dtype(),
         )
-        if self._takes_columns():
+        if self.takes_columns:
             kwargs["logits_to_keep"] = columns
         logits: Tensor = self.model(input_ids=batch["input_ids"], **kwargs).logits
-        return logits if self._takes_columns() else logits[:, columns]
+        return logits if self.takes_columns else logits[:, columns]
 
     def _attention_dtype(self) -> torch.dtype:
         precision = self.config.trainer.precision
         return torch.float32 if precision == "32-true" else torch.bfloat16
-
-    def _takes_columns(self) -> bool:
-        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        return "logits_to_keep" in inspect.signature(base.forward).parameters
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One micro batch; its loss is scaled so that the step's gradients are those of the definition."""
@@ -97,12 +95,13 @@ class LanguageModelModule(L.LightningModule):
         """Clips the gradient and keeps its norm; DeepSpeed does both itself."""
         if getattr(self.trainer.strategy, "clips_gradients", False):
             return
-        gradients = [p for p in self.parameters() if p.grad is not None]
+        trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         limit = self.config.trainer.gradient_clip_norm
         if limit is None:
-            self.grad_norm = torch.nn.utils.get_total_norm([p.grad for p in gradients if p.grad is not None])
+            gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
+            self.grad_norm = torch.nn.utils.get_total_norm(gradients)
         else:
-            self.grad_norm = torch.nn.utils.clip_grad_norm_(gradients, limit)
+            self.grad_norm = torch.nn.utils.clip_grad_norm_(trained, limit)
 
     def on_validation_epoch_start(self) -> None:
         """Starts the sums of one validation."""
@@ -146,6 +145,12 @@ class LanguageModelModule(L.LightningModule):
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         state: Mapping[str, Any] = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: value for name, value in state.items() if name in trained}
+
+
+def takes_columns(model: Any) -> bool:
+    """Whether the network computes only the logits it is asked for."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return "logits_to_keep" in inspect.signature(base.forward).parameters
 
 
 class PretrainModule(LanguageModelModule):
