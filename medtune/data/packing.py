@@ -66,7 +66,7 @@ def pack(documents: Ints, start: Ints, end: Ints, sequence_length: int, packing:
     if packing == "none":
         return Rows(np.arange(len(documents) + 1), documents, start, end)
     bins = best_fit_decreasing(lengths[order], sequence_length)
-    by_bin = order[np.argsort(bins, kind="stable")]
+    by_bin = order[stable_order(bins)]
     counts = np.bincount(bins) if len(bins) else np.zeros(0, dtype=np.int64)
     return Rows(np.concatenate([[0], np.cumsum(counts)]), documents[by_bin], start[by_bin], end[by_bin])
 
@@ -85,8 +85,10 @@ def best_fit_decreasing(lengths: Ints, capacity: int) -> Ints:
     Returns:
         Bin number per item, bins numbered from 0 without gaps.
     """
-    by_length = np.argsort(-lengths, kind="stable")
-    distinct, counts = np.unique(lengths, return_counts=True)
+    by_length = stable_order(capacity - lengths)
+    counts_of_all = np.bincount(lengths)
+    distinct = np.flatnonzero(counts_of_all)
+    counts = counts_of_all[distinct]
     bin_of = np.empty(len(lengths), dtype=np.int64)
     open_bins: dict[int, list[Ints]] = defaultdict(list)  # residual -> bins, in arrays
     residuals = 0  # bit r is set when some open bin has residual r
@@ -119,6 +121,16 @@ def best_fit_decreasing(lengths: Ints, capacity: int) -> Ints:
                     open_bins[left].append(group)
                     residuals |= 1 << left
     return bin_of
+
+
+def stable_order(values: Ints) -> Ints:
+    """The order that sorts ``values`` (0 to 2**32), equal ones as they stand: several times argsort's speed.
+
+    NumPy sorts 16-bit numbers by radix, and others by comparing; so this sorts halves.
+    """
+    order: Ints = np.argsort((values & 0xFFFF).astype(np.uint16), kind="stable")
+    high = (values >> 16).astype(np.uint16)
+    return order[np.argsort(high[order], kind="stable")] if high.any() else order
 
 
 def concatenate(documents: Ints, start: Ints, end: Ints, sequence_length: int) -> Rows:
