@@ -100,10 +100,12 @@ def text_of(record: Mapping[str, Any], name: str, key: str, *, may_be_empty: boo
     value = record[name]
     if not isinstance(value, str):
         raise ValueError(f"field {name!r} must be a string, found {type(value).__name__}: {str(value)[:60]}")
-    if any("\ud800" <= character <= "\udfff" for character in value):
+    try:
+        value.encode()  # a JSON escape can make half of a surrogate pair, which no tokenizer takes
+    except UnicodeEncodeError as error:
         raise ValueError(
             f"field {name!r} holds a lone surrogate, which is no text; repair the file's escapes"
-        )
+        ) from error
     if not value.strip() and not may_be_empty:
         raise ValueError(f"field {name!r} is empty; remove the record or give it a text")
     return value
