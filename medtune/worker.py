@@ -5,6 +5,7 @@ Knows no Hydra: it reads the settled ``config.yaml`` of the run folder, so ranks
 
 import logging
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from medtune.config.load import load_config
 from medtune.runtime.errors import ConfigError, Interrupted
 from medtune.runtime.hardware import visible_gpus
 from medtune.runtime.logging import set_up_logging
+from medtune.runtime.parent import end_with_parent
 from medtune.runtime.record import RunFolder, write_json
 
 EXIT_FAILED, EXIT_CONFIG, EXIT_INTERRUPTED = 1, 2, 130
@@ -24,6 +26,8 @@ def main(arguments: list[str]) -> int:
     """Runs the task of a run folder; the launcher shows what ``logs/error-N.json`` says."""
     folder = RunFolder(Path(arguments[0]).resolve())
     global_rank = int(os.environ.get("RANK", "0"))
+    if parent := os.environ.get("MEDTUNE_PARENT"):  # torchrun, which does not outlive a second Ctrl-C
+        end_with_parent(int(parent), signal.SIGKILL)
     set_up_logging(folder, global_rank)
     if not visible_gpus():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it found nothing else

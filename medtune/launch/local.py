@@ -1,38 +1,68 @@
-"""``launcher=local``: the worker on this machine, one process per device."""
+"""``launcher=local``: the worker on this machine, alone, or several through torchrun."""
 
 import os
+import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from medtune.config.resolvers import PROJECT
 from medtune.config.schema import Config
-from medtune.launch.processes import free_port, own_environment, rank_environments, run_ranks
+from medtune.launch.elastic import EXIT_CODES
+from medtune.launch.processes import GRACE_SECONDS, run_child
 from medtune.runtime.hardware import cpu_cores
-from medtune.runtime.record import RunFolder
+from medtune.runtime.record import RunFolder, read_json
+
+# By which a rank knows its place; torchrun sets them anew, a worker alone must not find an outer run's.
+PLACE_OF_A_RANK = (
+    *("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+    *("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "MEDTUNE_PARENT"),
+)
 
 
-def run_locally(config: Config, folder: RunFolder) -> tuple[list[int], int | None]:
+def run_locally(config: Config, folder: RunFolder) -> tuple[Mapping[int, int], int | None]:
     """Runs the worker to its end.
 
     Returns:
-        Exit codes by rank, and the signal that ended the run from outside.
+        Exit codes by rank (see :func:`medtune.launch.outcome.judge`), and the signal that ended the run
+        from outside.
     """
-    command = [sys.executable, "-m", "medtune.worker", str(folder.path)]
     world_size = config.trainer.devices or 1
-    base = worker_environment(config, world_size)
+    command = worker_command(config, folder, world_size)
+    # A conversation ends with Ctrl-C; there is nothing to stop or to save.
+    is_chat = config.task == "chat"
+    code, received = run_child(command, worker_environment(config, world_size), announces=not is_chat)
+    if is_chat and code == 0 and received == signal.SIGINT:
+        received = None
+    return exit_codes(folder, code), received
+
+
+def worker_command(config: Config, folder: RunFolder, world_size: int) -> list[str]:
+    """The one process to start."""
     if world_size == 1:
-        return run_ranks(command, [base])
-    port = config.launcher.master_port or free_port()
-    return run_ranks(command, rank_environments(base, world_size, port))
+        return [sys.executable, "-m", "medtune.worker", str(folder.path)]
+    port = config.launcher.master_port
+    ports = [str(port)] if port else []
+    return [sys.executable, "-m", "medtune.launch.elastic", str(folder.path), str(world_size), *ports]
+
+
+def exit_codes(folder: RunFolder, code: int) -> dict[int, int]:
+    """Exit codes by rank, those of the first to fail first; of one process its own ``code``."""
+    file = folder.logs / EXIT_CODES
+    if code and file.exists():
+        return {int(rank): value for rank, value in read_json(file).items()}
+    return {0: code}
 
 
 def worker_environment(config: Config, world_size: int) -> dict[str, str]:
     """The variables of every rank: this source tree, its share of the cores, no GPU that is not wanted."""
-    environment = own_environment()
+    environment = {key: value for key, value in os.environ.items() if key not in PLACE_OF_A_RANK}
     paths = [str(PROJECT), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
     if world_size > 1:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, cpu_cores() // world_size)))
+        # torchrun kills ranks this long after a signal; before torch 2.13 always after 30 seconds.
+        environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = f"{GRACE_SECONDS:.0f}"
     if config.trainer.accelerator == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
     return environment

@@ -2,19 +2,22 @@
 
 import json
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medtune.config.schema import Config
 from medtune.launch.console import say
+from medtune.launch.elastic import LOG
 from medtune.launch.local import relative
 from medtune.runtime.record import RunFolder
 
 FINISHED, FAILED, REFUSED, INTERRUPTED = "finished", "failed", "refused", "interrupted"
 EXIT_FAILED, EXIT_REFUSED, EXIT_SIGNAL = 1, 2, 128
 STOPPING = {128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM}
+# Ends that no other rank's failure brings about.
+VIOLENT = {-signal.SIGKILL, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE}
 LINES_OF_MESSAGE = 40
 
 
@@ -33,26 +36,28 @@ class Outcome:
     message: str = ""
 
 
-def judge(folder: RunFolder, codes: Sequence[int], received: int | None) -> Outcome:
+def judge(folder: RunFolder, codes: Mapping[int, int], received: int | None) -> Outcome:
     """What the ranks' exit codes and records mean.
 
     Args:
         folder: Where the ranks wrote ``logs/error-N.json``.
-        codes: By rank; negative is the signal that ended it.
+        codes: By rank, the first to fail first; negative is the signal that ended it.
         received: The signal that the launcher got.
     """
     if received is not None:
         return Outcome(INTERRUPTED, EXIT_SIGNAL + received)
-    if not any(codes):
+    ended = {rank: code for rank, code in codes.items() if code}
+    if not ended:
         return Outcome(FINISHED, 0)
+    first_code = next(iter(ended.values()))
     cause = earliest_cause(folder)
-    if cause is not None:
+    # The others' causes are then only that they lost their partner.
+    if cause is not None and first_code not in VIOLENT:
         code = EXIT_REFUSED if cause.get("type") == "ConfigError" else EXIT_FAILED
         return Outcome(FAILED, code, cause_text(folder, cause))
-    ended = [code for code in codes if code]
-    if all(code in STOPPING for code in ended):
-        return Outcome(INTERRUPTED, ended[0] if ended[0] > 0 else EXIT_SIGNAL - ended[0])
-    return Outcome(FAILED, EXIT_FAILED, silent_end(folder, codes))
+    if all(code in STOPPING for code in ended.values()):
+        return Outcome(INTERRUPTED, first_code if first_code > 0 else EXIT_SIGNAL - first_code)
+    return Outcome(FAILED, EXIT_FAILED, silent_end(folder, ended))
 
 
 def earliest_cause(folder: RunFolder) -> Mapping[str, Any] | None:
@@ -73,15 +78,21 @@ def cause_text(folder: RunFolder, cause: Mapping[str, Any]) -> str:
     if len(lines) > len(shown):
         shown.append(f"... ({len(lines) - len(shown)} more lines)")
     name = "" if cause["type"] in ("ConfigError", "ValueError") else f"{cause['type']}: "
-    log = relative(folder.logs / f"rank-{cause['rank']}.log")
+    rank = cause["rank"]  # None is torchrun, which can fail to find a port or to start a process
+    who, log = ("torchrun", LOG) if rank is None else (f"rank {rank}", rank_log(rank))
     text = "\n  ".join(shown)
-    return f"{name}{text}\n  (rank {cause['rank']}; the traceback is in {log})"
+    return f"{name}{text}\n  ({who}; the traceback is in {relative(folder.logs / log)})"
 
 
-def silent_end(folder: RunFolder, codes: Sequence[int]) -> str:
+def rank_log(rank: int) -> str:
+    """The file below ``logs/`` that a rank wrote."""
+    return f"rank-{rank}.log"
+
+
+def silent_end(folder: RunFolder, codes: Mapping[int, int]) -> str:
     """The cause of a rank that ended without a word."""
-    rank, code = next((rank, code) for rank, code in enumerate(codes) if code and code not in STOPPING)
-    log = relative(folder.logs / f"rank-{rank}.log")
+    rank, code = next((rank, code) for rank, code in codes.items() if code not in STOPPING)
+    log = relative(folder.logs / rank_log(rank))
     if code == -signal.SIGKILL:
         return f"rank {rank} was killed (SIGKILL), as by a machine that is out of main memory; see {log}"
     how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"

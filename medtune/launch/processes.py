@@ -1,98 +1,93 @@
-"""Starts ranks, waits for them, and passes signals on.
+"""Starts the one process of a run, waits for it, and passes signals on."""
 
-The ranks find each other as torchrun's would (RANK, WORLD_SIZE, MASTER_ADDR, ...). They are started
-here and not by torchrun because torchrun imports torch once more (two CPU-seconds), passes the
-terminal's Ctrl-C on a second time, and kills ranks 30 seconds after it: less than a checkpoint takes.
-"""
-
-import ctypes
 import os
 import signal
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 
 from medtune.launch.console import say
+from medtune.runtime.parent import end_with_parent
 
 GRACE_SECONDS = 60.0  # for the step to end and a checkpoint to be written after Ctrl-C
-CLEANUP_SECONDS = 10.0  # for the other ranks after one failed
 POLL_SECONDS = 0.05
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass
-class Ranks:
-    """Running processes of one run.
+class Child:
+    """The running process of a run: the worker, or torchrun above several.
 
     Attributes:
-        processes: In the order of their ranks.
+        process: Leader of a session and a group of its own; None until it is started.
+        announces: Says on the first signal what happens now.
         received: The first signal that the launcher got meanwhile.
-        deadline: When the remaining processes are killed.
+        deadline: When the process is killed.
     """
 
-    processes: list[subprocess.Popen[bytes]]
+    announces: bool = True
+    process: subprocess.Popen[bytes] | None = None
     received: int | None = None
-    deadline: float = field(default=float("inf"))
-
-    def send(self, number: int) -> None:
-        """Sends a signal to each process that still runs."""
-        for process in self.processes:
-            if process.poll() is None:
-                process.send_signal(number)
+    deadline: float = float("inf")
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         """Passes the first signal on, once; the second kills."""
         if self.received is not None:
             say("killed; what was written before stays")
-            self.send(signal.SIGKILL)
+            self.kill()
             return
         self.received = number
         self.deadline = time.monotonic() + GRACE_SECONDS
-        # A worker does not know SIGHUP; the terminal that went away is a reason to stop like another.
-        self.send(signal.SIGTERM if number == signal.SIGHUP else number)
-        name = signal.Signals(number).name
-        say(f"{name}: stopping within {GRACE_SECONDS:.0f} s; once more kills")
+        self.pass_on()
+        if self.announces:
+            name = signal.Signals(number).name
+            say(f"{name}: stopping within {GRACE_SECONDS:.0f} s; once more kills")
 
-    def wait(self) -> list[int]:
-        """Waits for all; ends the others when one fails. Gives the exit codes by rank."""
-        while None in [process.poll() for process in self.processes]:  # each is asked, also after the first
-            failed = any(process.returncode for process in self.processes)
-            if failed and self.deadline == float("inf"):
-                self.deadline = time.monotonic() + CLEANUP_SECONDS
-                self.send(signal.SIGTERM)
+    def pass_on(self) -> None:
+        """Sends the signal that was received to the process, which tells its own children."""
+        if self.process is not None and self.received is not None:
+            # A worker does not know SIGHUP; the terminal that went away is a reason to stop like another.
+            self.process.send_signal(signal.SIGTERM if self.received == signal.SIGHUP else self.received)
+
+    def kill(self) -> None:
+        """Ends the process and its group at once; ranks below torchrun end with it."""
+        if self.process is not None and self.process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+
+    def run(self, command: Sequence[str], environment: Mapping[str, str]) -> int:
+        """Starts ``command`` and waits for its end. Gives its exit code."""
+        # A session of its own, so that the terminal's Ctrl-C reaches the launcher only. When the launcher
+        # is killed, it is told to stop.
+        self.process = subprocess.Popen(
+            command,
+            env=dict(environment),
+            start_new_session=True,
+            preexec_fn=partial(end_with_parent, os.getpid(), signal.SIGTERM),
+        )
+        self.pass_on()  # what came while it was being started
+        while self.process.poll() is None:
             if time.monotonic() > self.deadline:
-                self.send(signal.SIGKILL)
+                self.kill()
             time.sleep(POLL_SECONDS)
-        return [process.returncode for process in self.processes]
+        return self.process.returncode
 
 
-def run_ranks(
-    command: Sequence[str], environments: Sequence[Mapping[str, str]]
-) -> tuple[list[int], int | None]:
-    """Runs ``command`` once for each environment and waits.
+def run_child(
+    command: Sequence[str], environment: Mapping[str, str], *, announces: bool = True
+) -> tuple[int, int | None]:
+    """Runs ``command`` to its end, with this process's signals passed on to it.
 
     Returns:
-        Exit codes by rank (negative: the signal that ended it), and the signal that the launcher got.
+        Its exit code (negative: the signal that ended it), and the signal that the launcher got.
     """
-    ranks = Ranks([])
-    with signals_to(ranks.on_signal):
-        for environment in environments:
-            ranks.processes.append(start(command, environment))
-        if ranks.received is not None:  # it came while they were being started
-            ranks.send(ranks.received)
-        return ranks.wait(), ranks.received
-
-
-def start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Starts a process in a session of its own, so that the terminal's Ctrl-C reaches the launcher only."""
-    return subprocess.Popen(
-        command, env=dict(environment), start_new_session=True, preexec_fn=DIE_WITH_PARENT
-    )
+    child = Child(announces)
+    with signals_to(child.on_signal):
+        return child.run(command, environment), child.received
 
 
 @contextmanager
@@ -104,51 +99,3 @@ def signals_to(handler: Callable[[int, FrameType | None], None]) -> Iterator[Non
     finally:
         for number, former in previous.items():
             signal.signal(number, former)
-
-
-def die_with_parent() -> Callable[[], None] | None:
-    """What a child calls so that it gets SIGTERM when the launcher is killed; Linux only."""
-    if not sys.platform.startswith("linux"):
-        return None
-    set_death_signal = 1  # PR_SET_PDEATHSIG of linux/prctl.h
-    prctl = ctypes.CDLL(None).prctl
-
-    def call() -> None:
-        prctl(set_death_signal, signal.SIGTERM)
-
-    return call
-
-
-DIE_WITH_PARENT = die_with_parent()
-
-
-def rank_environments(base: Mapping[str, str], world_size: int, port: int) -> list[dict[str, str]]:
-    """The variables by which the ranks of one machine find each other, as torchrun sets them."""
-    return [
-        {
-            **base,
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "GROUP_RANK": "0",
-            "WORLD_SIZE": str(world_size),
-            "LOCAL_WORLD_SIZE": str(world_size),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "TORCHELASTIC_RUN_ID": "medtune",  # by which Lightning knows that it need not start ranks
-        }
-        for rank in range(world_size)
-    ]
-
-
-def free_port() -> int:
-    """A port of this machine that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def own_environment() -> dict[str, str]:
-    """This process's variables without those of ranks that it may itself have been started with."""
-    foreign = rank_environments({}, 1, 0)[0]
-    return {key: value for key, value in os.environ.items() if key not in foreign}

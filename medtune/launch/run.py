@@ -1,6 +1,6 @@
 """One run: settle the composed values, make the run folder, start the worker, tell how it ended."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,29 @@ from medtune.launch.console import say, show_problems, warn
 from medtune.launch.local import relative, run_locally
 from medtune.launch.outcome import EXIT_REFUSED, REFUSED, Outcome, judge, tell
 from medtune.launch.run_folder import make_run_folder, write_run_folder
+from medtune.models.packing import packing_refusal
 from medtune.runtime.errors import ConfigError
 from medtune.runtime.hardware import cpu_cores, visible_gpus
 from medtune.runtime.record import RunFolder, merge_json
 from medtune.training.strategies import strategy_problems
 
+
+def packing_problems(config: Config) -> Iterator[str]:
+    """Packed rows for a family that mixes them; where the settings do not name it, the worker finds out."""
+    model_type = config.model.model_type
+    if config.task == "train" and config.data.packing != "none" and model_type is not None:
+        refusal = packing_refusal(model_type)
+        if refusal is not None:
+            yield f"model.{refusal}"
+
+
 # Rules that the layers below keep beside what they are about.
-RULES: tuple[Rule, ...] = (strategy_problems,)
+RULES: tuple[Rule, ...] = (strategy_problems, packing_problems)
 
 # Who starts the ranks, by launcher.name. Each runs the worker on a written run folder to its end and gives
 # the exit codes by rank and the signal that the launcher got. One for a cluster goes here, beside local.py.
-LAUNCHERS: dict[str, Callable[[Config, RunFolder], tuple[list[int], int | None]]] = {"local": run_locally}
+Launcher = Callable[[Config, RunFolder], tuple[Mapping[int, int], int | None]]
+LAUNCHERS: dict[str, Launcher] = {"local": run_locally}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import yaml
 from medtune.config.inherit import differences, read_record
 from medtune.config.load import config_to_dict, show
 from medtune.config.schema import Config
+from medtune.launch.elastic import EXIT_CODES
 from medtune.runtime.errors import ConfigError
 from medtune.runtime.hardware import environment_record
 from medtune.runtime.record import RunFolder, write_json, write_text
@@ -74,7 +75,7 @@ def write_run_folder(folder: RunFolder, config: Config, overrides: Sequence[str]
     write_text(folder.config_file, as_yaml(values))
     write_text(folder.overrides_file, as_yaml(list(overrides)))
     write_json(folder.environment_file, environment_record())
-    for stale in [*folder.logs.glob("error-*.json"), folder.result_file]:
+    for stale in [*folder.logs.glob("error-*.json"), folder.logs / EXIT_CODES, folder.result_file]:
         stale.unlink(missing_ok=True)
     return changes
 

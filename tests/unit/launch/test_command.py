@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 from hydra._internal.utils import get_args_parser
 
+from medtune.config.compose import plain_settings
+from medtune.config.load import config_from_dict
 from medtune.config.resolvers import PROJECT
+from medtune.data.formats import pair
 from medtune.launch.command import hydra_options, main, make_plan, read_options
 from medtune.runtime.errors import ConfigError
 
@@ -149,6 +152,11 @@ def test_a_command_is_refused_with_all_its_problems(line, problems):
 def test_rules_of_the_layers_below_are_told_too():
     (problem,) = problems_of("strategy=fsdp quantization=int8 adapter=lora")
     assert problem.startswith("quantization=int8 with strategy=fsdp: ")
+    assert problems_of("model.model_type=bloom") == [
+        "model.model_type=bloom cannot train on packed rows: its ALiBi is built from a 2-D mask, through "
+        "which packed documents see each other; set data.packing=none "
+        "(packing is safe for baichuan, llama, mistral, qwen2, qwen3)"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -163,6 +171,7 @@ def test_rules_of_the_layers_below_are_told_too():
         ),
         pytest.param("data=sample_corpus objective=pretrain", id="corpus"),
         pytest.param("quantization=nf4 adapter=lora", id="qlora"),
+        pytest.param("model.model_type=bloom data.packing=none", id="a_leaky_family_without_packing"),
         pytest.param("-m adapter=none,lora quantization=nf4", id="sweep_of_which_a_trial_can_run"),
         pytest.param("-m seed=1", id="sweep_of_one"),
         pytest.param("-m", id="sweep_of_nothing"),
@@ -173,6 +182,14 @@ def test_rules_of_the_layers_below_are_told_too():
 def test_a_command_is_accepted(line):
     plan = make_plan(read_options(line.split()))
     assert plan.is_sweep == ("-m" in line.split() or "sweep=" in line)
+
+
+@pytest.mark.parametrize("typed", ["null", ""])
+def test_records_may_have_no_query_column(typed):
+    settings = make_plan(read_options(["data.format=pair", f"data.columns.query={typed}"])).settings
+    columns = config_from_dict(plain_settings(settings)[0]).data.columns
+    prompt, response = pair({"instruct": "问", "answer": "答"}, columns, True)
+    assert (prompt.text, response.text) == ("问", "答")
 
 
 def test_what_a_sweep_varies():
