@@ -52,6 +52,16 @@ def test_the_users_line_composes():
     assert config.model.name == "baichuan13b"
     assert config.data.name == "promptcblue"
     assert config.strategy == {"_target_": "medtune.training.strategies.zero", "stage": 3}
+    assert config.trainer.precision == "bf16-mixed"
+
+
+@pytest.mark.parametrize("model", ["tiny", "tiny_llama"])
+def test_the_tiny_models_are_of_one_size_and_learn_by_one_recipe(model):
+    tiny, other = composed(), composed(f"model={model}")
+    for section in (other.model, tiny.model):
+        section.name = section.model_type = section.lora_targets = section.max_position_embeddings = None
+    assert other == tiny
+    assert other.trainer.precision == "32-true"
 
 
 def test_the_default_is_masked_tuning_of_the_tiny_model_on_the_sample():
