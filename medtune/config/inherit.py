@@ -13,7 +13,8 @@ from medtune.runtime.errors import ConfigError
 from medtune.runtime.record import read_json
 
 # What the weights were trained with, and what using them therefore needs.
-SECTIONS_OF_WEIGHTS = ("model", "adapter", "quantization", "template", "data")
+# The seed draws the base under an adapter when model.init=random.
+SECTIONS_OF_WEIGHTS = ("model", "adapter", "quantization", "template", "data", "seed")
 TASKS_ON_WEIGHTS = ("generate", "evaluate", "export", "chat")
 RUN_RECORD = "config.yaml"
 EXPORT_RECORD = "medtune.json"
@@ -79,6 +80,25 @@ def with_record(
         if section in taken and inner:
             merged[section] = put(merged[section], inner.split("."), composed[section])
     return merged, taken
+
+
+def seed_problem(values: Mapping[str, Any], record: Record, typed: Iterable[str]) -> str | None:
+    """Why a typed seed cannot hold for weights of ``record``; None when it can.
+
+    Args:
+        values: The settings of this command, with the record's in them.
+        record: The nearest that names a seed.
+        typed: Keys and groups of this command line.
+    """
+    old, new = record.values.get("seed"), values.get("seed")
+    adapter = value_at(values, "adapter.name")
+    is_drawn = value_at(values, "model.init") == "random" and adapter not in (None, "none")
+    if not is_drawn or "seed" not in typed or new == old:
+        return None
+    return (
+        f"seed={new}, but {record.file} has seed={old}, from which model.init=random drew the base that "
+        f"adapter={adapter} was trained on; leave seed out"
+    )
 
 
 def put(into: Any, path: list[str], source: Any) -> Any:

@@ -102,8 +102,9 @@ class ColumnsConfig:
     """``text`` format, JSON lines: the document."""
     instruction: str = "instruct"
     """``pair`` format: the instruction."""
-    query: str = "query"
-    """``pair`` format: what the instruction is about; joined to it with a line break when not empty."""
+    query: str | None = "query"
+    """``pair`` format: what the instruction is about; joined to it with a line break when not empty.
+    null: there is no such column."""
     response: str = "answer"
     """``pair`` format: the response."""
 

@@ -10,9 +10,11 @@ from medtune.config.inherit import (
     RUN_RECORD,
     SECTIONS_OF_WEIGHTS,
     TASKS_ON_WEIGHTS,
+    Record,
     all_sections,
     find_records,
     read_record,
+    seed_problem,
     with_record,
 )
 from medtune.config.load import read_config
@@ -60,11 +62,11 @@ def settle(
     Raises:
         ConfigError: All problems.
     """
-    values, notes = inherit(values, typed, start)
+    values, notes, refused = inherit(values, typed, start)
     config, unreadable = read_config(values)
     with_absolute_paths(config, start)
     choose_devices(config, machine)
-    found = [*problems, *unreadable, *check(config, machine, rules)]
+    found = [*problems, *refused, *unreadable, *check(config, machine, rules)]
     if found:
         raise ConfigError(list(dict.fromkeys(found)))
     return Settled(config, notes, list(unused_warnings(config, typed)))
@@ -72,9 +74,14 @@ def settle(
 
 def inherit(
     values: Mapping[str, Any], typed: Sequence[str], start: Path
-) -> tuple[Mapping[str, Any], list[str]]:
-    """Takes over the settings of a run that is continued, or of the weights that are used."""
+) -> tuple[Mapping[str, Any], list[str], list[str]]:
+    """Takes over the settings of a run that is continued, or of the weights that are used.
+
+    Returns:
+        The settings, where they came from, and what speaks against it.
+    """
     notes: list[str] = []
+    records: list[Record] = []
     earlier = earlier_run(values, start)
     if earlier:
         names = [name for name in all_sections() if name not in OWN_OF_A_COMMAND]
@@ -83,12 +90,15 @@ def inherit(
     weights = values.get("weights")
     if isinstance(weights, str) and values.get("task") in TASKS_ON_WEIGHTS:
         wanted = list(SECTIONS_OF_WEIGHTS)
-        for record in find_records(start / Path(weights).expanduser()):
+        records = find_records(start / Path(weights).expanduser())
+        for record in records:
             values, taken = with_record(values, record, wanted, typed)
             wanted = [name for name in wanted if name not in taken]
             if taken:
                 notes.append(f"{', '.join(taken)}: as in {record.file}")
-    return values, notes
+    seeded = (record for record in records if "seed" in record.values)
+    problem = next((seed_problem(values, record, typed) for record in seeded), None)
+    return values, notes, [problem] if problem else []
 
 
 def earlier_run(values: Mapping[str, Any], start: Path) -> Path | None:

@@ -7,26 +7,24 @@ from medtune.config.schema import Config
 
 MODEL = ("model", "adapter", "quantization", "weights")
 TEXT = ("data", "template")
-SAMPLING = (
+DECODING = (
     "generate.max_new_tokens",
     "generate.temperature",
     "generate.top_p",
     "generate.top_k",
     "generate.repetition_penalty",
-    "generate.batch_tokens",
 )
+SAMPLING = (*DECODING, "generate.batch_tokens")
 DEVICES = (
     "trainer.accelerator",
     "trainer.devices",
     "trainer.num_nodes",
     "trainer.precision",
-    "trainer.progress",
 )
-# Keys of ``data`` by which examples become rows; text that is generated from has none.
-ROWS = (
-    *("data.sequence_length", "data.packing", "data.overlong", "data.micro_batch_size"),
-    *("data.global_batch_size", "data.num_workers", "data.cache_dir"),
-)
+# Keys of ``data`` by which rows become batches, and by which examples become rows; text that is generated
+# from has neither.
+BATCHES = ("data.micro_batch_size", "data.global_batch_size", "data.num_workers")
+ROWS = (*BATCHES, "data.sequence_length", "data.packing", "data.overlong", "data.cache_dir")
 # What each task reads, beside the keys that every run has. A section stands for all of its keys.
 READ_BY_TASK = {
     "train": (
@@ -41,7 +39,7 @@ READ_BY_TASK = {
     "generate": (*MODEL, *TEXT, *DEVICES, "launcher", "generate"),
     "evaluate": (*MODEL, *TEXT, *DEVICES, "launcher", "generate.split", *SAMPLING, "evaluate", "eval"),
     "export": (*MODEL, "template", "objective", "export", "trainer.accelerator", "trainer.precision"),
-    "chat": (*MODEL, "template", *SAMPLING, "trainer.accelerator", "trainer.precision"),
+    "chat": (*MODEL, "template", *DECODING, "trainer.accelerator", "trainer.precision"),
 }
 ALWAYS_READ = ("name", "group", "tags", "run_dir", "seed", "task")
 # Config groups whose options only set other keys.
@@ -110,7 +108,22 @@ IDLE = (
         lambda config: "generate.input",
     ),
     Idle(
-        ("eval.limit", "eval.trivial", "eval.untrained"),
+        ("data.dir", "data.splits", "data.eval_splits", "data.max_examples"),
+        lambda config: config.generate.input is not None and config.task == "generate",
+        lambda config: "generate.input",
+    ),
+    Idle(
+        ("data.eval_splits", "evaluate.references"),
+        lambda config: config.generate.split is not None and config.task in ("generate", "evaluate"),
+        lambda config: f"generate.split={config.generate.split}",
+    ),
+    Idle(
+        ("trainer.val_every_n_steps", "trainer.val_max_rows"),
+        lambda config: "validation" not in config.data.splits,
+        lambda config: "no split named validation",
+    ),
+    Idle(
+        ("eval.limit", "eval.trivial", "eval.untrained", *SAMPLING, "evaluate.protocol"),
         lambda config: config.task == "train" and not config.eval.after_fit,
         lambda config: "eval.after_fit=false",
     ),
@@ -133,6 +146,16 @@ IDLE = (
         ("evaluate.references",),
         lambda config: config.evaluate.predictions is None,
         lambda config: "evaluate.predictions=null",
+    ),
+    Idle(
+        ("model.gradient_checkpointing",),
+        lambda config: config.task != "train",
+        lambda config: f"task={config.task}",
+    ),
+    Idle(
+        BATCHES,
+        lambda config: config.task == "prepare",
+        lambda config: "task=prepare",
     ),
     Idle(
         ROWS,

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 PREFIX = "model."  # of the network's tensors inside the LightningModule
 CARD = "medtune.json"
-CARD_SECTIONS = ("model", "template", "adapter", "quantization", "objective")
+CARD_SECTIONS = ("model", "template", "adapter", "quantization", "objective", "seed")
 
 
 def weights_of(checkpoint: Checkpoint) -> dict[str, Tensor]:

@@ -57,7 +57,9 @@ def test_weights_bring_the_settings_of_their_run(values, earlier, place):
     assert settled.config.adapter.rank == 4
     assert settled.config.template.name == "earlier"
     assert settled.config.optim.lr == 2e-5
-    assert settled.notes == [f"model, adapter, quantization, template, data: as in {earlier / 'config.yaml'}"]
+    assert settled.notes == [
+        f"model, adapter, quantization, template, data, seed: as in {earlier / 'config.yaml'}"
+    ]
 
 
 def test_what_was_typed_stays(values, earlier):
@@ -80,8 +82,34 @@ def test_an_export_brings_its_own_record_and_the_run_the_rest(values, earlier, p
     assert settled.config.adapter.name == "lora"
     assert settled.notes == [
         f"model: as in {earlier / 'model' / 'medtune.json'}",
-        f"adapter, quantization, template, data: as in {earlier / 'config.yaml'}",
+        f"adapter, quantization, template, data, seed: as in {earlier / 'config.yaml'}",
     ]
+
+
+def test_weights_bring_the_seed_that_their_base_was_drawn_from(values, earlier):
+    values |= {"task": "generate", "weights": str(earlier), "seed": 7}
+    assert settle(values, ["weights"], CPU, Path("/")).config.seed == 42
+    assert settle({**values, "seed": 42}, ["weights", "seed"], CPU, Path("/")).config.seed == 42
+    with pytest.raises(
+        ConfigError, match="seed=7, but .*/run/config.yaml has seed=42, from which"
+    ) as refused:
+        settle(values, ["weights", "seed"], CPU, Path("/"))
+    assert refused.value.problems[0].endswith("adapter=lora was trained on; leave seed out")
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        pytest.param("adapter", "name", "none", id="no_adapter"),
+        pytest.param("model", "init", "pretrained", id="pretrained_base"),
+    ],
+)
+def test_another_seed_may_sample_from_weights_that_were_not_drawn(values, earlier, section, key, value):
+    record = yaml.safe_load((earlier / "config.yaml").read_text())
+    record[section][key] = value
+    (earlier / "config.yaml").write_text(yaml.safe_dump(record))
+    values |= {"task": "generate", "weights": str(earlier), "seed": 7}
+    assert settle(values, ["weights", "seed"], CPU, Path("/")).config.seed == 7
 
 
 def test_foreign_weights_bring_nothing(values, tmp_path):
