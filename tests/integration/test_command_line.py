@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -113,3 +115,77 @@ def test_a_sweep_goes_on_after_trials_that_fail_or_are_refused(tmp_path, records
     assert (settings["group"], settings["trainer"]["devices"]) == ("s", 1)
     assert (tmp_path / "s" / names[2] / "data_report.json").is_file()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "own", "s"]
+
+
+SLEEPER = """
+import time
+import lightning.pytorch as L
+
+class Sleeper(L.Callback):
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        time.sleep(1000 if batch_idx else 0)
+"""
+
+
+def processes_of(run_dir: Path) -> dict[int, str]:
+    """Command lines by process id, of those that name a run folder."""
+    shown = subprocess.run(
+        ["ps", "-ewwo", "pid,stat,args"], capture_output=True, text=True, check=True
+    ).stdout
+    lines = [line.split(maxsplit=2) for line in shown.splitlines() if str(run_dir) in line]
+    return {int(pid): args for pid, stat, args in lines if not stat.startswith("Z")}
+
+
+@pytest.fixture
+def two_ranks(tmp_path):
+    """A run of two ranks in the midst of its second step, which does not end."""
+    (tmp_path / "sleeper.py").write_text(SLEEPER)
+    small = ["hidden_size=32", "intermediate_size=32", "num_hidden_layers=1", "num_attention_heads=2"]
+    command = [
+        *(sys.executable, "-m", "medtune", f"run_dir={tmp_path / 'run'}", f"data.cache_dir={tmp_path}"),
+        *(f"model.{key}" for key in small),
+        *("data.max_examples=60", "data.micro_batch_size=2", "data.global_batch_size=4"),
+        *("trainer.accelerator=cpu", "trainer.devices=2", "trainer.log_every_n_steps=1"),
+        "callbacks.sleeper._target_=sleeper.Sleeper",
+    ]
+    env = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{tmp_path}", "CUDA_VISIBLE_DEVICES": ""}
+    launcher = subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 100
+    while not (tmp_path / "run" / "metrics.jsonl").exists():
+        assert time.monotonic() < deadline
+        assert launcher.poll() is None, launcher.communicate()[1]
+        time.sleep(0.1)
+    yield launcher
+    launcher.kill()
+
+
+def settled(run_dir: Path) -> dict[int, str]:
+    """The run's processes a little later: the system takes its time to end them."""
+    deadline = time.monotonic() + 10
+    while processes_of(run_dir) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return processes_of(run_dir)
+
+
+def test_a_second_signal_kills_every_process(two_ranks, tmp_path):
+    commands = [args for args in processes_of(tmp_path / "run").values() if " -m medtune." in args]
+    assert len(commands) == 3, "torchrun and two ranks"
+    two_ranks.send_signal(signal.SIGINT)
+    time.sleep(1)
+    assert two_ranks.poll() is None
+    two_ranks.send_signal(signal.SIGINT)
+    _, shown = two_ranks.communicate(timeout=60)
+    assert two_ranks.returncode == 130
+    assert "killed; what was written before stays\n" in shown
+    assert settled(tmp_path / "run") == {}
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_is_named(two_ranks, tmp_path):
+    last = max(pid for pid, args in processes_of(tmp_path / "run").items() if "medtune.worker" in args)
+    os.kill(last, signal.SIGKILL)
+    _, shown = two_ranks.communicate(timeout=100)
+    assert two_ranks.returncode == 1
+    assert "medtune: the run failed: rank 1 was killed (SIGKILL), as by a machine that is out of" in shown
+    assert "Traceback" not in shown
+    assert settled(tmp_path / "run") == {}
