@@ -206,7 +206,8 @@ class TrainerConfig:
     num_nodes: int = 1
     """Machines. More than one needs a launcher for a cluster."""
     precision: str = choice("32-true", "bf16-mixed", "bf16-true")
-    """Number format of weights and products, as Lightning names them."""
+    """Number format of weights and products, as Lightning names them. ``trainer=default`` sets bf16-mixed,
+    the tiny models 32-true."""
     max_steps: int | None = None
     """Optimizer steps. null: from ``trainer.max_epochs``."""
     max_epochs: float | None = None

@@ -149,7 +149,7 @@ def test_the_folder_explains_itself(tmp_path):
     config = toy_config(tmp_path, data__global_batch_size=2, trainer__max_steps=1)
     fit(config, ToyData(ROWS, 2), RunFolder(tmp_path), build_model=tiny_model)
     card = json.loads((tmp_path / "model/medtune.json").read_text())
-    assert card.keys() == {"model", "template", "adapter", "quantization", "objective"}
+    assert card.keys() == {"model", "template", "adapter", "quantization", "objective", "seed"}
     assert {path.name for path in Path(tmp_path / "model").iterdir()} >= {
         "config.json", "generation_config.json", "model.safetensors", "tokenizer_config.json",
     }  # fmt: skip
