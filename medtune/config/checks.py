@@ -116,12 +116,15 @@ def batch_problems(config: Config) -> Iterator[str]:
         return
     micro, whole = config.data.micro_batch_size, config.data.global_batch_size
     devices = (config.trainer.devices or 1) * config.trainer.num_nodes
-    per_pass = micro * devices
+    per_pass = (micro or 1) * devices
     if per_pass > 0 and whole % per_pass:
         nearest_whole = max(per_pass, round(whole / per_pass) * per_pass)
+        of = f"trainer.devices={devices}"
+        if micro is not None:
+            of = f"data.micro_batch_size * trainer.devices ({micro} * {devices} = {per_pass})"
         yield (
-            f"data.global_batch_size={whole} is not a multiple of data.micro_batch_size * trainer.devices "
-            f"({micro} * {devices} = {per_pass}); the nearest is data.global_batch_size={nearest_whole}"
+            f"data.global_batch_size={whole} is not a multiple of {of}; "
+            f"the nearest is data.global_batch_size={nearest_whole}"
         )
 
 

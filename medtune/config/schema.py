@@ -137,8 +137,9 @@ class DataConfig:
     """What happens to an example longer than ``data.sequence_length``: ``error`` stops and says how many
     there are; ``drop`` leaves it out; ``truncate`` cuts the prompt from the left and keeps the response;
     ``split`` cuts a text into several (objective=pretrain). Always counted in data_report.json."""
-    micro_batch_size: int = 1
-    """Rows in one forward and backward pass on one device."""
+    micro_batch_size: int | None = 1
+    """Rows in one forward and backward pass on one device. null: the device's share of
+    ``data.global_batch_size``, so that there is no accumulation."""
     global_batch_size: int = 8
     """Rows per optimizer step over all devices; gradient accumulation follows from it."""
     max_examples: int | None = None

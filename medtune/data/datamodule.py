@@ -83,10 +83,14 @@ class PackedDataModule(L.LightningDataModule):
     @property
     def step_plan(self) -> StepPlan:
         """How the training rows make steps."""
+        rows_per_step = self.config.data.global_batch_size
+        return StepPlan(len(self.splits[TRAIN]), rows_per_step, self.micro_batch_size, self.world_size)
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Rows in one pass on one device: as set, or the device's whole share of a step."""
         data = self.config.data
-        return StepPlan(
-            len(self.splits[TRAIN]), data.global_batch_size, data.micro_batch_size, self.world_size
-        )
+        return data.micro_batch_size or data.global_batch_size // self.world_size
 
     def train_dataloader(self) -> DataLoader[tuple[int, int]]:
         """Whole optimizer steps of shuffled rows; its batch sampler's ``start`` chooses where it begins."""
@@ -98,7 +102,7 @@ class PackedDataModule(L.LightningDataModule):
         """A fixed choice of at most ``trainer.val_max_rows`` validation rows, shared out over the ranks."""
         if VALIDATION not in self.splits:
             return []
-        split, micro = self.splits[VALIDATION], self.config.data.micro_batch_size
+        split, micro = self.splits[VALIDATION], self.micro_batch_size
         rows = min(len(split), self.config.trainer.val_max_rows or len(split))
         plan = StepPlan(rows, micro * self.world_size, micro, self.world_size)
         chosen = np.sort(np.random.default_rng(self.config.seed).permutation(len(split))[:rows])

@@ -203,3 +203,12 @@ def test_the_loader_goes_on_where_it_is_told(data, tiny_tokenizer):
     whole = [batch["rows"] for batch in loader]
     loader.batch_sampler.start(2)
     assert [batch["rows"] for batch in loader] == whole[2:]
+
+
+@pytest.mark.parametrize(("micro", "world", "passes"), [(None, 1, 1), (None, 2, 1), (1, 2, 2), (2, 1, 2)])
+def test_a_device_takes_its_share_of_a_step_unless_told(data, tiny_tokenizer, micro, world, passes):
+    data.global_batch_size, data.micro_batch_size = 4, micro
+    module = PackedDataModule(Config(data=data), tiny_tokenizer, world_size=world)
+    module.setup()
+    assert module.step_plan.accumulation == passes
+    assert module.step_plan.micro_batch_size * world * passes == 4
