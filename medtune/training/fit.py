@@ -60,7 +60,7 @@ class FitResult:
     Attributes:
         status: ``finished`` or ``interrupted``.
         global_step: Optimizer steps done.
-        train_loss: Mean loss of the learned tokens since the line before the last; None without a step.
+        train_loss: Mean loss of the learned tokens of the last two lines of metrics; None without a step.
         val_loss: Of the last validation; None without one.
         tokens: Training tokens seen, resumed parts included.
         learned_tokens: Of them, those with a label.
@@ -98,10 +98,10 @@ def fit(
         ConfigError: The settings cannot work together, or do not fit the checkpoint to resume from.
         NonFiniteLossError: The loss became nan or infinite.
     """
+    source = find_source(config, folder)  # first: tokenising may take an hour
     datamodule.setup("fit")
     plan = datamodule.step_plan
     total_steps = count_steps(config.trainer, plan.steps_per_epoch)
-    source = find_source(config, folder)
     first_step = source.global_step if source else 0
     metrics = Metrics(folder.metrics_file, config.trainer.log_every_n_steps, plan.steps_per_epoch)
     checkpoints = Checkpoints(folder.checkpoints, config, layout_of(config), metrics, source)
@@ -126,7 +126,7 @@ def fit(
     return FitResult(
         status="interrupted" if interrupt.signal_number else "finished",
         global_step=trainer.global_step,
-        train_loss=metrics.last.get("train/loss"),
+        train_loss=metrics.recent_loss,
         val_loss=metrics.last_validation.get("val/loss"),
         tokens=metrics.tokens,
         learned_tokens=metrics.learned_tokens,

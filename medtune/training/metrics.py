@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,6 +67,13 @@ class Metrics(L.Callback):
         self.last_validation: dict[str, Any] = {}
         self._window_tokens = 0
         self._window_learned = 0
+        self._recent: deque[tuple[float, int]] = deque(maxlen=2)
+
+    @property
+    def recent_loss(self) -> float | None:
+        """Mean loss of the learned tokens of the last two lines: the last line alone may be one step's."""
+        learned = sum(count for _, count in self._recent)
+        return sum(ce_sum for ce_sum, _ in self._recent) / max(1, learned) if self._recent else None
 
     def state_dict(self) -> dict[str, Any]:
         """The counters, for a checkpoint; every line before it has been written."""
@@ -113,6 +121,7 @@ class Metrics(L.Callback):
         self.learned_tokens += learned
         self.seconds += seconds
         self._clear(module)
+        self._recent.append((ce_sum, learned))
         self.last = {
             "train/loss": ce_sum / max(1, learned),
             "train/lr": module.learning_rate_of(trainer.global_step),

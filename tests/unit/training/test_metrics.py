@@ -1,6 +1,8 @@
 import json
 
-from medtune.training.metrics import Stopwatch, forget_lines_after, read_metrics
+import pytest
+
+from medtune.training.metrics import Metrics, Stopwatch, forget_lines_after, read_metrics
 
 
 def test_lines_of_steps_that_are_taken_again_are_dropped(tmp_path):
@@ -22,3 +24,11 @@ def test_pauses_do_not_count(monkeypatch):
     with watch.paused():
         pass
     assert watch.lap() == 5.0
+
+
+def test_the_recent_loss_weighs_the_last_two_lines_by_their_tokens(tmp_path):
+    metrics = Metrics(tmp_path / "metrics.jsonl", every_n_steps=10, steps_per_epoch=10)
+    assert metrics.recent_loss is None
+    for line in [(900.0, 10), (6.0, 30), (4.0, 2)]:
+        metrics._recent.append(line)
+    assert metrics.recent_loss == pytest.approx(10 / 32)
