@@ -59,7 +59,10 @@ def run_task(folder: RunFolder) -> None:
 def record_failure(folder: RunFolder, global_rank: int, error: Exception) -> None:
     """Writes the cause where the launcher looks for it; the traceback is in the rank's log."""
     cause = {"time": time.time(), "rank": global_rank, "type": type(error).__name__, "message": str(error)}
-    write_json(folder.logs / f"error-{global_rank}.json", cause)
+    try:
+        write_json(folder.logs / f"error-{global_rank}.json", cause)
+    except ValueError:  # on a disk that is full to the last byte the screen is all that is left
+        sys.stderr.write(f"medtune: rank {global_rank}: {error}\n")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -17,6 +18,7 @@ from medtune.data.formats import read_examples, split_path
 from medtune.data.sources import open_bytes
 from medtune.data.store import META, StoreKey, TokenStore, is_whole, write_store
 from medtune.data.templates import Encoded, Template
+from medtune.runtime.errors import ConfigError
 from medtune.runtime.hardware import PROJECT
 from medtune.runtime.progress import progress
 from medtune.runtime.record import read_json
@@ -43,6 +45,8 @@ def prepare_split(
         if is_whole(folder):
             log.info("data: %s of %s read from the cache (%s)", split, data.name, key.digest)
         else:
+            for left in cache.glob(f".{key.digest}.*.tmp"):  # by a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
             log.info("data: tokenising %s of %s: %s", split, data.name, why_missing(cache, key))
             write_store(folder, key, encode_file(path, data, Template(template, tokenizer)))
     return TokenStore(folder)
@@ -50,9 +54,19 @@ def prepare_split(
 
 @contextmanager
 def only_one_process(lock: Path) -> Iterator[None]:
-    """Holds a file lock; the kernel lets go of it when its holder dies, however it dies."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
+    """Holds a file lock; the kernel lets go of it when its holder dies, however it dies.
+
+    Raises:
+        ConfigError: The cache cannot be written.
+    """
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("w")
+    except OSError as error:
+        raise ConfigError(
+            f"the token cache {lock.parent} cannot be written: {error.strerror}; set data.cache_dir=DIR"
+        ) from error
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -96,7 +110,7 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def why_missing(cache: Path, key: StoreKey) -> str:
     """What differs from the nearest cached store of the same file."""
-    stored = [read_json(meta)["key"] for meta in cache.glob(f"*/{META}")]
+    stored = [read_json(meta)["key"] for meta in cache.glob(f"[!.]*/{META}")]  # no part of one being written
     same_file = [parts for parts in stored if parts.get("file") == key.parts["file"]]
     if not same_file:
         return "not prepared before"

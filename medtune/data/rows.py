@@ -48,7 +48,9 @@ class PackedSplit:
         )
         if not len(self.rows):
             raise ValueError(
-                f"split {split!r} of data={data.name} has no examples left with data.overlong={data.overlong}"
+                f"split {split!r} of data={data.name} has no examples left with data.overlong="
+                f"{data.overlong}: all {len(store)} are longer than "
+                f"data.sequence_length={data.sequence_length}; raise it"
             )
 
     def __len__(self) -> int:
@@ -112,8 +114,8 @@ def settle_lengths(store: TokenStore, data: DataConfig, split: str) -> Pieces:
         return Pieces(kept, np.zeros_like(kept), lengths[kept], overlong=len(long), dropped=len(long))
     if data.overlong == "split":
         return split_long(lengths, data.sequence_length, len(long))
-    log.warning("data: %d prompts of %s are cut from the left (data.overlong=truncate)", len(long), split)
     start = truncated_starts(store, data, split, long)
+    log.warning("data: %d prompts of %s are cut from the left (data.overlong=truncate)", len(long), split)
     return Pieces(everything.document, start, everything.end, overlong=len(long), truncated=len(long))
 
 

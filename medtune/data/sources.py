@@ -1,8 +1,10 @@
 """Reading files line by line and record by record, with errors that name file and line."""
 
+import codecs
 import gzip
 import json
 import lzma
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
@@ -27,7 +29,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
                 if line.strip():
                     found = True
                     yield number, line
-    except (EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
+    except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{path}: the compressed file is damaged after line {number}: {error}") from error
     if not found:
         raise ValueError(f"{path}: the file is empty; put one record on each line")
@@ -39,7 +41,10 @@ def open_bytes(path: Path) -> IO[bytes]:
         raise ValueError(f"{path}: no such file; {neighbours(path)}")
     if path.is_dir():
         raise ValueError(f"{path}: is a folder, not a file; {neighbours(path / '*')}")
-    return cast(IO[bytes], OPENERS.get(path.suffix, open)(path, "rb"))
+    try:
+        return cast(IO[bytes], OPENERS.get(path.suffix, open)(path, "rb"))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def neighbours(path: Path) -> str:
@@ -55,9 +60,10 @@ def decode(raw: bytes, path: Path, number: int) -> str:
     try:
         text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
+        is_utf16 = number == 1 and raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         raise ValueError(
             f"{path}:{number}: not UTF-8 at byte {error.start} of the line (0x{raw[error.start]:02x}); "
-            "convert the file, for example: iconv -f GB18030 -t UTF-8 IN > OUT"
+            f"convert the file, for example: iconv -f {'UTF-16' if is_utf16 else 'GB18030'} -t UTF-8 IN > OUT"
         ) from error
     return text.rstrip("\r\n")
 
@@ -85,6 +91,8 @@ def read_array(path: Path, text: str, first_line: int) -> Iterator[tuple[int, di
     except (json.JSONDecodeError, RecursionError) as error:
         line = first_line - 1 + getattr(error, "lineno", 1)
         raise ValueError(f"{path}:{line}: not a JSON array: {error}") from error
+    if not values:
+        raise ValueError(f"{path}: the JSON array is empty; put one record in it at least")
     for number, value in enumerate(values, start=1):
         yield number, as_object(value, path, number)
 

@@ -15,6 +15,7 @@ from medtune.data.templates import Template
 from medtune.generation.engine import Engine, TransformersEngine
 from medtune.generation.settings import SamplingSettings, sampling_settings
 from medtune.models.load import load_model, load_tokenizer
+from medtune.runtime.errors import ConfigError
 from medtune.runtime.hardware import visible_gpus
 from medtune.runtime.progress import progress
 from medtune.runtime.ranks import gather, global_rank, interleave, local_rank, world_size
@@ -59,6 +60,12 @@ def build_responder(config: Config, weights: str | None = None) -> Responder:
         on_gpu = config.trainer.accelerator != "cpu" and visible_gpus() > 0
         model = model.to(f"cuda:{local_rank()}" if on_gpu else "cpu")
     tokenizer = load_tokenizer(config.model)
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise ConfigError(
+            f"the tokenizer ({config.model.tokenizer or config.model.path}) has {len(tokenizer)} tokens, but "
+            f"the model's embedding has {rows} rows; it belongs to another one: leave model.tokenizer out"
+        )
     engine = TransformersEngine.from_tokenizer(model, tokenizer)
     return Responder(engine, tokenizer, Template(config.template, tokenizer), sampling_settings(config))
 

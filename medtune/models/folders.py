@@ -102,9 +102,26 @@ def weight_files(folder: Path) -> list[Path]:
         if (folder / single).is_file():
             return [folder / single]
         if (folder / index).is_file():
-            shards = json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values()
+            shards = read_settings(folder / index).get("weight_map", {}).values()
             return [folder / shard for shard in sorted(set(shards))]
     return []
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """A JSON file of a model folder; empty when it is not there.
+
+    Raises:
+        ConfigError: It holds no JSON object, as after a download that broke off.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is damaged: not JSON ({error}); fetch it again") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} is damaged: no JSON object; fetch it again")
+    return values
 
 
 def check_model_folder(key: str, folder: Path) -> None:
@@ -144,7 +161,10 @@ def file_problem(file: Path) -> str | None:
         header_size = int.from_bytes(start, "little")
         if len(start) < 8 or header_size > file.stat().st_size:
             return "is cut off or no safetensors file; fetch it again"
-        header: dict[str, Any] = json.loads(stream.read(header_size))
+        try:
+            header: dict[str, Any] = json.loads(stream.read(header_size))
+        except ValueError:
+            return "is damaged: its header is not JSON; fetch it again"
     header.pop("__metadata__", None)
     size = 8 + header_size + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
     found = file.stat().st_size
@@ -164,7 +184,8 @@ def find_weights(weights: str) -> Path:
     """
     folder = Path(weights).expanduser()
     if not folder.is_dir():
-        raise ConfigError(f"weights={weights}: there is no such folder")
+        what = f"is a file; the folder is {folder.parent}" if folder.exists() else "there is no such folder"
+        raise ConfigError(f"weights={weights}: {what}")
     for candidate in (folder, folder / "model"):
         if is_adapter(candidate) or (candidate / "config.json").is_file():
             return candidate

@@ -1,6 +1,5 @@
 """Building the network and its tokenizer as the settings say, ready to train or to answer."""
 
-import json
 import logging
 import tempfile
 from dataclasses import replace
@@ -29,6 +28,7 @@ from medtune.models.folders import (
     find_weights,
     has_tokenizer,
     is_adapter,
+    read_settings,
 )
 from medtune.models.packing import packing_refusal
 from medtune.models.quantize import keep_exact_on_cpu, quantization_arguments
@@ -72,7 +72,7 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     folder = find_folder(key, name, None if model.tokenizer else model.revision, weights=False)
     if not has_tokenizer(folder):
         raise ConfigError(f"{key}={name} holds no tokenizer: looked for {', '.join(TOKENIZER_FILES)}")
-    tokenizer: PreTrainedTokenizerBase = _tokenizer_class(folder).from_pretrained(folder)
+    tokenizer = _read_tokenizer(key, folder)
     if tokenizer.eos_token_id is None:
         raise ConfigError(
             f"{key}={name}: the tokenizer has no EOS token, so no answer could end; "
@@ -82,18 +82,25 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def _read_tokenizer(key: str, folder: Path) -> PreTrainedTokenizerBase:
+    for name in ("tokenizer.json", "tokenizer_config.json", "config.json"):
+        read_settings(folder / name)  # its message names the file
+    try:
+        tokenizer: PreTrainedTokenizerBase = _tokenizer_class(folder).from_pretrained(folder)
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{key}={folder}: its tokenizer cannot be read ({error}); fetch it again"
+        ) from error
+    return tokenizer
+
+
 def _tokenizer_class(folder: Path) -> Any:
     """Baichuan's own class for its sentencepiece files, else transformers' choice."""
     if (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file():
-        settings = _read_json(folder / "tokenizer_config.json") | _read_json(folder / "config.json")
+        settings = read_settings(folder / "tokenizer_config.json") | read_settings(folder / "config.json")
         if settings.get("tokenizer_class") == "BaichuanTokenizer" or settings.get("model_type") == "baichuan":
             return BaichuanTokenizer
     return AutoTokenizer
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return values
 
 
 def _settle_padding(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -162,7 +169,7 @@ def _model_in(model: ModelConfig, folder: Path) -> ModelConfig:
 def _base_of_adapter(model: ModelConfig, folder: Path) -> ModelConfig:
     if model.path is not None or model.init == "random":
         return model
-    base = _read_json(folder / ADAPTER_FILE).get("base_model_name_or_path")
+    base = read_settings(folder / ADAPTER_FILE).get("base_model_name_or_path")
     if not base:
         raise ConfigError(f"weights={folder} is an adapter that names no base; set model.path to its base")
     return replace(model, path=base)
@@ -189,6 +196,17 @@ def _check_packing(config: Config, network: PreTrainedConfig) -> None:
         )
     if refusal is not None:
         raise ConfigError(refusal)
+
+
+def _warn_of_short_context(config: Config, network: PreTrainedConfig) -> None:
+    """Says before the fit, not after it, that documents may be longer than the model can take."""
+    context, length = getattr(network, "max_position_embeddings", None), config.data.sequence_length
+    if context is not None and length > context:
+        logger.warning(
+            "warning: data.sequence_length=%d is longer than the model's context of %d tokens; a document "
+            "beyond it is learned at positions that the model was not made for, and none can be answered",
+            *(length, context),
+        )
 
 
 def _load_folder(config: Config, folder: Path, network: PreTrainedConfig) -> PreTrainedModel:
@@ -278,7 +296,7 @@ def build_network_config(model: ModelConfig) -> PreTrainedConfig:
 
 
 def _known_settings(model: ModelConfig) -> dict[str, Any]:
-    return _read_json(_path_folder(model) / "config.json") if model.path is not None else {}
+    return read_settings(_path_folder(model) / "config.json") if model.path is not None else {}
 
 
 def _path_folder(model: ModelConfig, weights: bool = False) -> Path:
@@ -364,6 +382,7 @@ def _prepare_training(model: PreTrainedModel, config: Config) -> None:
             f"quantization={config.quantization.name} freezes every weight; train with adapter=lora"
         )
     _check_packing(config, model.config)
+    _warn_of_short_context(config, model.config)
     checkpointing = config.model.gradient_checkpointing
     if checkpointing is None:
         checkpointing = model.num_parameters() > CHECKPOINTING_FROM

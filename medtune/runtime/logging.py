@@ -20,6 +20,7 @@ def set_up_logging(folder: RunFolder, global_rank: int) -> None:
     them must still see ours.
     """
     folder.logs.mkdir(parents=True, exist_ok=True)
+    logging.raiseExceptions = False  # a full disk must not fill the screen with the handlers' tracebacks
     root = logging.getLogger()
     root.setLevel(logging.INFO)
     root.handlers.clear()

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,16 +79,17 @@ class RunFolder:
 
 def write_text(path: Path, text: str) -> None:
     """Writes ``text`` so that a reader finds the old file or the whole new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with aside.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # on a disk that cannot be written there is nothing to remove
+            aside.unlink(missing_ok=True)
         raise disk_error(path, error) from error
 
 
@@ -129,10 +130,10 @@ def whole_folder(path: Path) -> Iterator[Path]:
     Raises:
         ValueError: The disk is full or the place cannot be written; says how much space is free.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         aside.mkdir()
         yield aside
         replace_folder(aside, path)

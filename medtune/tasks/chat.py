@@ -9,6 +9,7 @@ from medtune.config.schema import Config
 from medtune.generation.responder import Responder, build_responder
 from medtune.generation.text import TextStream
 from medtune.runtime.record import RunFolder
+from medtune.tasks.generate import warn_of_untrained
 
 HELP = """\
 /clear  forget the conversation
@@ -21,6 +22,7 @@ A line that begins with a space is sent even if it looks like a command.
 def run(config: Config, folder: RunFolder) -> None:
     """Answers each line of standard input until /exit or its end. Writes nothing to ``folder``."""
     del folder
+    warn_of_untrained(config)
     chat = Chat(build_responder(config))
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")  # a broken byte in a pipe is no reason to end

@@ -46,9 +46,18 @@ def score_file(config: Config) -> Systems:
     references = split_path(config.data, split) if split else Path(str(config.evaluate.references))
     examples = list(read_examples(references, config.data, needs_response=False))
     predictions = Path(str(config.evaluate.predictions))
-    texts = [prediction_of(record, f"{predictions}:{line}") for line, record in read_records(predictions)]
-    if len(texts) != len(examples):
-        raise ValueError(f"{predictions} has {len(texts)} rows, but {references} has {len(examples)}")
+    refuse_withheld(examples, references)
+    records = list(read_records(predictions))
+    if len(records) != len(examples):
+        raise ValueError(
+            f"{predictions} has {len(records)} rows, but {references} has {len(examples)}; "
+            "evaluate.predictions needs a row for each record of the gold file, in its order"
+        )
+    texts = []
+    for example, (line, record) in zip(examples, records, strict=True):
+        where = f"{predictions}:{line}"
+        refuse_other_sample(record, example, where)
+        texts.append(prediction_of(record, where))
     return {MODEL: score_answers(examples, texts, config.evaluate.protocol)}
 
 
@@ -59,6 +68,16 @@ def prediction_of(record: Mapping[str, object], where: str) -> str:
             f"{where}: a row of predictions needs a string 'target', found {record.get('target')!r}"
         )
     return str(record["target"])
+
+
+def refuse_other_sample(record: Mapping[str, object], example: Example, where: str) -> None:
+    """Raises ValueError where a prediction names another sample than the gold record in its place."""
+    found, due = record.get("sample_id"), example.record.get("sample_id")
+    if found is not None and due is not None and found != due:
+        raise ValueError(
+            f"{where}: sample_id {found!r}, but {example.where} has {due!r}; bring the predictions into "
+            "the order of the gold file"
+        )
 
 
 def evaluate_splits(
@@ -95,14 +114,18 @@ def answered(config: Config, split: str) -> list[Example]:
         ValueError: They are withheld.
     """
     examples = read_split(config, split, config.eval.limit)
-    if not any(
-        turn.text.strip() for example in examples for turn in example.turns if turn.role == "response"
-    ):
-        raise ValueError(
-            f"{split_path(config.data, split)} holds no responses to score against; choose another split "
-            "with data.eval_splits=[NAME], or task=generate to write predictions only"
-        )
+    refuse_withheld(examples, split_path(config.data, split))
     return examples
+
+
+def refuse_withheld(examples: Sequence[Example], path: Path) -> None:
+    """Raises ValueError when no example has a response to score against."""
+    turns = (turn for example in examples for turn in example.turns)
+    if not any(turn.text.strip() for turn in turns if turn.role == "response"):
+        raise ValueError(
+            f"{path} holds no responses to score against; choose another split with generate.split=NAME or "
+            "data.eval_splits=[NAME], or task=generate to write predictions only"
+        )
 
 
 def record_scores(config: Config, folder: RunFolder, scores: Mapping[str, Systems]) -> float | None:

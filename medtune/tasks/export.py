@@ -12,6 +12,7 @@ from medtune.config.schema import AdapterConfig, Config, QuantizationConfig
 from medtune.generation.engine import TransformersEngine
 from medtune.generation.settings import SamplingSettings
 from medtune.models.load import load_model, load_tokenizer
+from medtune.runtime.errors import ConfigError
 from medtune.runtime.record import RunFolder, write_json
 from medtune.tasks.weights import settle_weights
 from medtune.training.weights import write_model
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 def run(config: Config, folder: RunFolder) -> None:
     """Writes ``export.output``, reads it back, and compares the answers."""
     output = Path(config.export.output or folder.model)
+    refuse_used(output)
     with settle_weights(config) as weights:
         model: Any = load_model(config, for_training=False, weights=weights)
         if config.export.merge and hasattr(model, "peft_config"):
@@ -41,6 +43,19 @@ def run(config: Config, folder: RunFolder) -> None:
         raise ValueError(f"{output} does not answer as the model it was written from; do not use it")
     log.info("export: %s (read back: greedy answers are token-equal)", output)
     write_json(folder.result_file, {"status": "finished", "output": str(output)})
+
+
+def refuse_used(output: Path) -> None:
+    """Keeps an export from replacing a folder that may hold the only copy of something, such as a run.
+
+    Raises:
+        ConfigError: ``output`` is a file or holds anything.
+    """
+    if output.is_dir() and not any(output.iterdir()):
+        return
+    if output.exists():
+        what = "holds files already" if output.is_dir() else "is a file"
+        raise ConfigError(f"export.output={output} {what}; set export.output to a new or an empty folder")
 
 
 def probe(model: PreTrainedModel, config: Config) -> list[list[int]]:

@@ -5,6 +5,7 @@ strategy), ``rng-R.pt`` of every rank, and ``checkpoint.json``, which is written
 """
 
 import logging
+import pickle
 import random
 import re
 import shutil
@@ -75,11 +76,42 @@ def open_checkpoint(path: Path) -> Checkpoint:
         )
     if not (path / MARK).is_file():
         what = "was not written to its end" if (path / STATE).exists() else "is not a checkpoint"
-        raise ConfigError(f"{path} {what}: {MARK} is missing. Use an older step-N folder, or resume=auto")
-    mark = read_json(path / MARK)
-    return Checkpoint(
-        path, mark["global_step"], mark["rows"], mark["layout"], mark["world_size"], dict(mark["config"])
+        within = whole_checkpoints(path / "checkpoints")
+        other = within[-1].path if within else "an older step-N folder, or resume=auto"
+        raise ConfigError(f"{path} {what}: {MARK} is missing. Use {other}")
+    try:
+        mark = read_json(path / MARK)
+        return Checkpoint(
+            path, mark["global_step"], mark["rows"], mark["layout"], mark["world_size"], dict(mark["config"])
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(damage(path, MARK, error)) from error
+
+
+def damage(path: Path, name: str, error: Exception) -> str:
+    """The message for a checkpoint that bears the mark of a whole one and yet cannot be read."""
+    reason = f"{type(error).__name__} {error}".strip().split(". ")[0]
+    return (
+        f"{path} is damaged: {name} cannot be read ({reason}). Copy it here again if it came from elsewhere, "
+        "or remove the folder: resume=auto then takes the newest older one, or starts anew without one"
     )
+
+
+def read_state(path: Path, name: str, **how: Any) -> Any:
+    """Reads a file of a checkpoint that torch wrote.
+
+    Args:
+        path: The checkpoint.
+        name: The file in it.
+        how: Further arguments of ``torch.load``.
+
+    Raises:
+        ConfigError: It is missing or damaged.
+    """
+    try:
+        return torch.load(path / name, weights_only=True, **how)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise ConfigError(damage(path, name, error)) from error
 
 
 def whole_checkpoints(folder: Path) -> list[Checkpoint]:
@@ -145,6 +177,12 @@ class PlainFile(TorchCheckpointIO):
         """Saves ``checkpoint`` at ``path``, which lies in a folder that is not yet whole."""
         torch.save(checkpoint, path)
 
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
+        """Reads what :meth:`save_checkpoint` wrote, by tensors and plain types alone."""
+        del weights_only
+        file = Path(path)
+        return read_state(file.parent, file.name, map_location=map_location)
+
 
 class Checkpoints(L.Callback):
     """Writes checkpoints and restores what Lightning does not keep.
@@ -186,9 +224,8 @@ class Checkpoints(L.Callback):
         torch.manual_seed(self.config.seed + trainer.global_rank)
         if self.source is None:
             return
-        file = self.source.path / f"rng-{trainer.global_rank}.pt"
         if self.source.world_size == trainer.world_size:
-            set_rng_state(torch.load(file, weights_only=True))
+            set_rng_state(read_state(self.source.path, f"rng-{trainer.global_rank}.pt"))
         log.info("resumed from %s at step %d", self.source.path, self.source.global_step)
 
     def on_train_batch_end(
@@ -260,8 +297,9 @@ def write_checkpoint(trainer: L.Trainer, path: Path, mark: dict[str, Any]) -> No
 
 
 def _is_disk_error(error: Exception) -> bool:
-    # torch.save reports a failed write as a RuntimeError of its zip writer, in one of two wordings.
-    writer = ("PytorchStreamWriter failed", "inline_container.cc")
+    # torch.save reports a failed write as a RuntimeError of its zip writer, in one of these wordings; the
+    # last is of the file's end, which is written when it is closed.
+    writer = ("PytorchStreamWriter failed", "inline_container.cc", "iostream error")
     return isinstance(error, OSError) or any(words in str(error) for words in writer)
 
 

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
-import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers.utils import logging as hf_logging
 
 from medtune.config.schema import Config
 from medtune.runtime.record import whole_folder, write_json
-from medtune.training.checkpoints import Checkpoint
+from medtune.training.checkpoints import Checkpoint, read_state
 from medtune.training.modules import LanguageModelModule
 from medtune.training.strategies import layout_of
 
@@ -40,9 +39,7 @@ def weights_of(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 
 def _weights_of_file(path: Path) -> dict[str, Tensor]:
-    state: dict[str, Tensor] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)[
-        "state_dict"
-    ]
+    state: dict[str, Tensor] = read_state(path.parent, path.name, map_location="cpu", mmap=True)["state_dict"]
     return state
 
 

@@ -85,9 +85,10 @@ def test_compressed_files_are_read_and_damage_is_named(tmp_path):
         path = tmp_path / f"train.json{suffix}"
         path.write_bytes(pack(as_line() * 3))
         assert len(list(read_records(path))) == 3
-        path.write_bytes(pack(as_line() * 3)[:-12])
-        with pytest.raises(ValueError, match="compressed file is damaged"):
-            list(read_records(path))
+        for damaged in (pack(as_line() * 3)[:-12], pack(as_line() * 3)[:12] + b"\xff" * 40):
+            path.write_bytes(damaged)
+            with pytest.raises(ValueError, match="compressed file is damaged"):
+                list(read_records(path))
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,12 @@ def test_whole_files_have_no_problem(folder):
         pytest.param("a.safetensors", lambda _: b"", "is cut off or no safetensors file", id="empty"),
         pytest.param("a.safetensors", lambda whole: whole[:20], "is cut off or no safetensors", id="header"),
         pytest.param(
+            "a.safetensors",
+            lambda whole: whole[:8] + b"?" * len(whole[8:]),
+            "its header is not JSON",
+            id="bits",
+        ),
+        pytest.param(
             "a.safetensors", lambda _: b"version https://git-lfs", "is a git-lfs pointer", id="lfs_pointer"
         ),
         pytest.param("a.bin", lambda _: b"version https://git-lfs", "is a git-lfs pointer", id="bin_pointer"),
