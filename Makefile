@@ -45,7 +45,7 @@ test-parity: install ## Only the parity tests against named references
 
 .PHONY: test-gpu
 test-gpu: install ## The tests that need a CUDA device
-	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python -m pytest -m gpu -rs tests/gpu
 
 .PHONY: lint
 lint: install ## Style, types and file checks; changes nothing
