@@ -77,6 +77,13 @@ class PackedDataModule(L.LightningDataModule):
             raise ValueError(f"no token of {file} is learned with objective={config.objective}")
         entries = {name: ledger_entry(split, config.data.name) for name, split in self.splits.items()}
         log.info("data: %s, packing=%s\n%s", config.data.name, config.data.packing, ledger_text(entries))
+        rows, whole = len(self.splits[TRAIN]), config.data.global_batch_size
+        if config.task == "train" and rows < whole:
+            log.warning(
+                "warning: data.global_batch_size=%d is more than the %d rows of the training split; a step is "
+                "a whole epoch, and its other rows are empty",
+                *(whole, rows),
+            )
         if self.folder and self.global_rank == 0:
             merge_json(self.folder.data_report_file, {"objective": config.objective, "splits": entries})
 

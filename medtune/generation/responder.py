@@ -8,12 +8,13 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from medtune.config.schema import Config
+from medtune.config.schema import Config, ModelConfig
 from medtune.data.examples import Example, Turn
 from medtune.data.formats import read_examples, split_path
 from medtune.data.templates import Template
 from medtune.generation.engine import Engine, TransformersEngine
 from medtune.generation.settings import SamplingSettings, sampling_settings
+from medtune.models.folders import find_weights, has_tokenizer
 from medtune.models.load import load_model, load_tokenizer
 from medtune.runtime.errors import ConfigError
 from medtune.runtime.hardware import visible_gpus
@@ -66,8 +67,23 @@ def build_responder(config: Config, weights: str | None = None) -> Responder:
             f"the tokenizer ({config.model.tokenizer or config.model.path}) has {len(tokenizer)} tokens, but "
             f"the model's embedding has {rows} rows; it belongs to another one: leave model.tokenizer out"
         )
+    if weights is not None:
+        warn_of_other_tokenizer(config, tokenizer, find_weights(weights))
     engine = TransformersEngine.from_tokenizer(model, tokenizer)
     return Responder(engine, tokenizer, Template(config.template, tokenizer), sampling_settings(config))
+
+
+def warn_of_other_tokenizer(config: Config, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Says when the weights were saved beside another vocabulary than the one that answers are read by."""
+    if not has_tokenizer(folder):
+        return
+    saved = load_tokenizer(ModelConfig(path=str(folder)))
+    if saved.get_vocab() != tokenizer.get_vocab():
+        log.warning(
+            "warning: the tokenizer (%s) has other tokens than the one saved in %s, so answers may be "
+            "nonsense; leave model.tokenizer out",
+            *(config.model.tokenizer or config.model.path, folder),
+        )
 
 
 def open_turns(example: Example) -> tuple[Turn, ...]:

@@ -230,6 +230,30 @@ def test_a_tokenizer_with_ids_beyond_the_embedding_is_refused(tiny_model_folder,
         )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("more", "warns"),
+    [
+        pytest.param((), False, id="its_own"),
+        pytest.param(
+            (f"model.tokenizer={REPOSITORY}/tests/fixtures/baichuan/tok_tiny/b2",), True, id="another"
+        ),
+    ],
+)
+def test_another_tokenizer_than_the_one_saved_with_the_weights_is_told(
+    run_dir, tmp_path, caplog, more, warns
+):
+    run_here(
+        "task=generate", f"weights={run_dir}", "trainer.accelerator=cpu", "data.max_examples=2",
+        "generate.max_new_tokens=2", f"run_dir={tmp_path}/new", *more,
+    )  # fmt: skip
+    assert ("has other tokens than the one saved" in caplog.text) == warns
+
+
+def test_a_step_of_more_rows_than_there_are_is_told(data, caplog):
+    run_here(*data(GOOD), "data.global_batch_size=8", "trainer.max_steps=1")
+    assert "data.global_batch_size=8 is more than the 1 rows of the training split" in caplog.text
+
+
 def test_answers_of_random_weights_are_announced(tmp_path, caplog):
     small = [key for key in SMALL if key.startswith(("model.", "trainer.accelerator", "data.max_examples"))]
     run_here(*small, "task=generate", "generate.max_new_tokens=2", f"run_dir={tmp_path}/new")
