@@ -80,8 +80,8 @@ class PackedDataModule(L.LightningDataModule):
         rows, whole = len(self.splits[TRAIN]), config.data.global_batch_size
         if config.task == "train" and rows < whole:
             log.warning(
-                "warning: data.global_batch_size=%d is more than the %d rows of the training split; a step is "
-                "a whole epoch, and its other rows are empty",
+                "warning: data.global_batch_size=%d is more than the %d rows of the training split; a step "
+                "is a whole epoch, and its other rows are empty",
                 *(whole, rows),
             )
         if self.folder and self.global_rank == 0:
