@@ -53,6 +53,13 @@ class Range:
 
 RANGES = (
     Range("seed", 0, 2**32 - 1),
+    Range("model.vocab_size", 1),
+    Range("model.hidden_size", 1),
+    Range("model.intermediate_size", 1),
+    Range("model.num_hidden_layers", 1),
+    Range("model.num_attention_heads", 1),
+    Range("model.num_key_value_heads", 1),
+    Range("model.max_position_embeddings", 1),
     Range("adapter.rank", 1),
     Range("adapter.alpha", 0, above=True),
     Range("adapter.dropout", 0, 1, below=True),
@@ -156,6 +163,15 @@ def quantization_problems(config: Config) -> Iterator[str]:
         yield f"quantization={name} freezes the weights, so there is nothing to train; add adapter=lora"
 
 
+def adapter_problems(config: Config) -> Iterator[str]:
+    """An adapter on no module: an empty list would otherwise pass for null, every linear layer."""
+    if config.task == "train" and config.adapter.name != "none" and config.adapter.target_modules == []:
+        yield (
+            "adapter.target_modules=[] leaves nothing to train; name modules, or set "
+            "adapter.target_modules=null (model.lora_targets, else every linear layer but the head)"
+        )
+
+
 def objective_problems(config: Config) -> Iterator[str]:
     """Rows that the objective cannot learn from."""
     if config.task not in ("train", "prepare") or config.objective == "pretrain":
@@ -245,6 +261,7 @@ RULES: tuple[Rule, ...] = (
     batch_problems,
     node_count_problems,
     quantization_problems,
+    adapter_problems,
     objective_problems,
     split_problems,
     answer_problems,

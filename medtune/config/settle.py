@@ -20,7 +20,7 @@ from medtune.config.inherit import (
 from medtune.config.load import read_config
 from medtune.config.paths import with_absolute_paths
 from medtune.config.schema import Config
-from medtune.config.unused import unused_warnings
+from medtune.config.unused import unused_warning
 from medtune.runtime.errors import ConfigError
 
 OWN_OF_A_COMMAND = ("run_dir", "resume")  # never taken from the run that is continued
@@ -32,7 +32,7 @@ class Settled:
 
     Attributes:
         notes: Where settings came from that were not typed.
-        warnings: Typed keys that have no effect.
+        warnings: Such as the typed keys that have no effect, in one line.
     """
 
     config: Config
@@ -69,7 +69,8 @@ def settle(
     found = [*problems, *refused, *unreadable, *check(config, machine, rules)]
     if found:
         raise ConfigError(list(dict.fromkeys(found)))
-    return Settled(config, notes, list(unused_warnings(config, typed)))
+    warning = unused_warning(config, typed)
+    return Settled(config, notes, [warning] if warning else [])
 
 
 def inherit(

@@ -94,6 +94,20 @@ def with_section(config, section, **values):
         pytest.param(
             "trainer", {"max_epochs": 0.0}, "trainer.max_epochs=0.0 must be above 0", id="no_epochs"
         ),
+        *(
+            pytest.param("model", {key: 0}, f"model.{key}=0 must be at least 1", id=key)
+            for key in (
+                *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
+                *("num_attention_heads", "num_key_value_heads", "max_position_embeddings"),
+            )
+        ),
+        pytest.param(
+            "adapter",
+            {"name": "lora", "target_modules": []},
+            "adapter.target_modules=[] leaves nothing to train; name modules, or set "
+            "adapter.target_modules=null (model.lora_targets, else every linear layer but the head)",
+            id="no_module_to_adapt",
+        ),
         pytest.param(
             "quantization",
             {"name": "nf4"},

@@ -16,7 +16,7 @@ from medtune.config.schema import (
     ScheduleConfig,
     TrainerConfig,
 )
-from medtune.config.unused import IDLE, READ_BY_TASK, unused_warnings
+from medtune.config.unused import IDLE, READ_BY_TASK, unused_warning
 
 BASE = Config(data=DataConfig(eval_splits=["test"]), trainer=TrainerConfig(devices=1))
 
@@ -45,8 +45,8 @@ BASE = Config(data=DataConfig(eval_splits=["test"]), trainer=TrainerConfig(devic
         pytest.param(
             BASE,
             "weights",
-            "weights has no effect: task=train does not use it; "
-            "to start from trained weights, set model.path",
+            "weights has no effect: task=train does not use it "
+            "(to start from trained weights, set model.path)",
             id="weights_of_train",
         ),
         pytest.param(BASE, "adapter.rank", "adapter.rank has no effect with adapter=none", id="no_adapter"),
@@ -146,7 +146,7 @@ BASE = Config(data=DataConfig(eval_splits=["test"]), trainer=TrainerConfig(devic
     ],
 )
 def test_a_key_that_is_not_read_is_named(config, key, warning):
-    assert list(unused_warnings(config, [key])) == [warning]
+    assert unused_warning(config, [key]) == warning
 
 
 @pytest.mark.parametrize(
@@ -164,11 +164,44 @@ def test_a_key_that_is_not_read_is_named(config, key, warning):
     ],
 )
 def test_a_key_that_is_read_is_not(config, keys):
-    assert list(unused_warnings(config, keys)) == []
+    assert unused_warning(config, keys) is None
 
 
 def test_a_key_typed_twice_is_named_once():
-    assert len(list(unused_warnings(BASE, ["adapter.rank", "adapter.rank"]))) == 1
+    assert unused_warning(BASE, ["adapter.rank", "adapter.rank"]) == (
+        "adapter.rank has no effect with adapter=none"
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "keys", "line"),
+    [
+        pytest.param(
+            replace(BASE, task="evaluate", evaluate=EvaluateConfig(predictions="x.jsonl")),
+            ["generate.max_new_tokens", "data.cache_dir", "seed", "model", "data.max_examples"],
+            "generate.max_new_tokens, model have no effect with evaluate.predictions; "
+            "data.cache_dir has no effect with task=evaluate",
+            id="predictions_are_there",
+        ),
+        pytest.param(
+            replace(BASE, task="chat"),
+            ["data.max_examples", "data.cache_dir", "generate.max_new_tokens", "generate.top_p"],
+            "data.max_examples, data.cache_dir have no effect: task=chat does not use them; "
+            "generate.top_p has no effect with generate.temperature=0",
+            id="chat",
+        ),
+        pytest.param(
+            BASE,
+            ["weights", "export", "evaluate.predictions"],
+            "weights has no effect: task=train does not use it "
+            "(to start from trained weights, set model.path); "
+            "export, evaluate.predictions have no effect: task=train does not use them",
+            id="a_hint_stays_with_its_key",
+        ),
+    ],
+)
+def test_several_keys_share_one_line_by_reason(config, keys, line):
+    assert unused_warning(config, keys) == line
 
 
 def test_the_table_names_every_task_and_only_keys_that_exist():
