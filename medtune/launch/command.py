@@ -25,7 +25,7 @@ from medtune.config.resolvers import CONF
 from medtune.launch.console import say, show_problems
 from medtune.launch.outcome import EXIT_REFUSED, EXIT_SIGNAL, INTERRUPTED
 from medtune.launch.run import Request, run, settle_request
-from medtune.launch.run_folder import OUTPUTS, folder_name, new_id
+from medtune.launch.run_folder import OUTPUTS, folder_name, make_writable_folder, new_id
 from medtune.launch.sweep import Sweep
 from medtune.runtime.errors import ConfigError
 
@@ -157,6 +157,11 @@ def run_once(options: argparse.Namespace, plan: Plan) -> int:
 def run_sweep(options: argparse.Namespace, plan: Plan) -> int:
     """A run for each trial that Hydra's sweeper proposes; stops when one is interrupted."""
     sweep = Sweep(sweep_folder(plan.settings), plan.swept)
+    try:
+        make_writable_folder(sweep.folder, exist_ok=True)  # where Hydra writes before the first trial
+    except ConfigError as error:
+        show_problems(error.problems)
+        return EXIT_REFUSED
 
     def job(settings: DictConfig) -> int:
         overrides = job_overrides()

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from medtune.runtime.record import RunFolder, write_json
 
@@ -31,8 +32,16 @@ def main(arguments: list[str]) -> int:
     except Exception as error:  # the last place where a failure can be recorded
         log.exception("torchrun failed")
         cause = {"time": time.time(), "rank": None, "type": type(error).__name__, "message": str(error)}
-        write_json(folder.logs / "error-torchrun.json", cause)
+        record(folder.logs / "error-torchrun.json", cause)
         return EXIT_FAILED
+
+
+def record(path: Path, value: dict[str, Any]) -> None:
+    """Writes what the launcher reads; on a disk that is full the screen is all that is left."""
+    try:
+        write_json(path, value)
+    except ValueError as error:
+        sys.stderr.write(f"medtune: torchrun: {error}\n")
 
 
 def torchrun_arguments(folder: RunFolder, ranks: str, port: str | None = None) -> list[str]:
@@ -67,7 +76,7 @@ def launch(folder: RunFolder, arguments: list[str]) -> int:
         run(parse_args(arguments))
     except ChildFailedError as error:
         codes = {str(rank): failure.exitcode for rank, failure in error.failures.items()}
-        write_json(folder.logs / EXIT_CODES, codes)
+        record(folder.logs / EXIT_CODES, codes)
         return EXIT_FAILED
     except SignalException as end:
         return EXIT_SIGNAL + end.sigval
@@ -77,6 +86,7 @@ def launch(folder: RunFolder, arguments: list[str]) -> int:
 def log_to_file(path: Path) -> None:
     """Sends torchrun's lines to a file: the console is rank zero's."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    logging.raiseExceptions = False  # a full disk must not fill the screen with the handlers' tracebacks
     logging.basicConfig(
         filename=path, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )

@@ -90,11 +90,13 @@ def rank_log(rank: int) -> str:
 
 
 def silent_end(folder: RunFolder, codes: Mapping[int, int]) -> str:
-    """The cause of a rank that ended without a word."""
+    """The cause of a rank that left no record: the message it could only show, or how it ended."""
     rank, code = next((rank, code) for rank, code in codes.items() if code not in STOPPING)
     log = relative(folder.logs / rank_log(rank))
     if code == -signal.SIGKILL:
         return f"rank {rank} was killed (SIGKILL), as by a machine that is out of main memory; see {log}"
+    if code in (EXIT_FAILED, EXIT_REFUSED):  # it said why, but on a full disk could not record it
+        return f"rank {rank} ended with exit code {code}; its message is above (or in {log})"
     how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
     return f"rank {rank} ended {how} and left no cause; see {log}"
 

@@ -79,10 +79,10 @@ def run(request: Request) -> tuple[Outcome, Path | None]:
     try:
         settled = settle_request(request)
         folder = make_run_folder(settled.config)
+        changes = write_run_folder(folder, settled.config, request.overrides)
     except ConfigError as error:
         show_problems(error.problems)
         return Outcome(REFUSED, EXIT_REFUSED, "\n".join(error.problems)), None
-    changes = write_run_folder(folder, settled.config, request.overrides)
     for note in [*settled.notes, *changes]:
         say(note)
     for warning in settled.warnings:
@@ -96,7 +96,10 @@ def run(request: Request) -> tuple[Outcome, Path | None]:
 
 
 def record(outcome: Outcome, folder: RunFolder) -> None:
-    """Makes sure that a run that ended badly says so in ``result.json``."""
+    """Makes sure that a run that ended badly says so in ``result.json``, or on a full disk that it cannot."""
     if outcome.code:
         cause = {"message": outcome.message} if outcome.message else {}
-        merge_json(folder.result_file, {"status": outcome.status, **cause})
+        try:
+            merge_json(folder.result_file, {"status": outcome.status, **cause})
+        except (OSError, ValueError) as error:
+            say(f"medtune: {error}")

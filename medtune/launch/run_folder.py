@@ -1,9 +1,12 @@
 """Makes the run folder and writes into it what the worker reads."""
 
+import os
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import yaml
@@ -14,9 +17,10 @@ from medtune.config.schema import Config
 from medtune.launch.elastic import EXIT_CODES
 from medtune.runtime.errors import ConfigError
 from medtune.runtime.hardware import environment_record
-from medtune.runtime.record import RunFolder, write_json, write_text
+from medtune.runtime.record import RunFolder, disk_error, write_json, write_text
 
 OUTPUTS = Path("outputs")  # below the folder where the command was typed
+PROBE_BYTES = 4096  # one block: on a full disk an empty file can still be made
 
 
 def new_id() -> str:
@@ -28,16 +32,37 @@ def make_run_folder(config: Config) -> RunFolder:
     """Creates the run folder, or takes the one of the run that is continued.
 
     Raises:
-        ConfigError: ``run_dir`` holds something already, is a file, or cannot be made.
+        ConfigError: ``run_dir`` holds something already, is a file, or cannot be made or written.
     """
     path = Path(config.run_dir) if config.run_dir else OUTPUTS / folder_name(config.name) / new_id()
     folder = RunFolder(path.resolve())
-    refuse_used(folder, resume=config.resume)
     try:
-        folder.path.mkdir(parents=True, exist_ok=config.run_dir is not None)
+        refuse_used(folder, resume=config.resume)
     except OSError as error:
-        raise ConfigError(f"run_dir={folder.path} cannot be made: {error.strerror}") from error
+        raise ConfigError(f"run_dir={folder.path} cannot be read: {error.strerror}") from error
+    make_writable_folder(folder.path, exist_ok=config.run_dir is not None)
     return folder
+
+
+def make_writable_folder(path: Path, *, exist_ok: bool) -> None:
+    """Makes the folder ``path`` and tries a file in it, which permissions alone do not foretell.
+
+    Raises:
+        ConfigError: It cannot be made, or not written: no permission, a full disk, a quota.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=exist_ok)
+    except OSError as error:
+        raise ConfigError(f"run_dir={path} cannot be made: {error.strerror}; set run_dir=DIR") from error
+    try:
+        with TemporaryFile(dir=path) as file:
+            file.write(bytes(PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())  # a network disk tells of its quota only here
+    except OSError as error:
+        raise ConfigError(
+            f"run_dir={path} cannot be written: {error.strerror}; free some space there, or set run_dir=DIR"
+        ) from error
 
 
 def folder_name(name: str) -> str:
@@ -67,7 +92,22 @@ def write_run_folder(folder: RunFolder, config: Config, overrides: Sequence[str]
     Returns:
         A line for each key that a continued run now has otherwise than before; its former
         configuration is kept under ``logs/``.
+
+    Raises:
+        ConfigError: A file cannot be written; a new run's folder is then left empty, to be used again.
     """
+    is_new = not folder.config_file.is_file()
+    try:
+        return write_files(folder, config, overrides)
+    except (OSError, ValueError) as error:
+        if is_new:
+            remove_files(folder)
+        cause = disk_error(folder.path, error) if isinstance(error, OSError) else error
+        raise ConfigError(f"run_dir={folder.path}: {cause}") from error
+
+
+def write_files(folder: RunFolder, config: Config, overrides: Sequence[str]) -> list[str]:
+    """Does what :func:`write_run_folder` promises, or raises OSError or ValueError half-way."""
     folder.logs.mkdir(parents=True, exist_ok=True)
     config.run_dir = str(folder.path)
     values = config_to_dict(config)
@@ -78,6 +118,14 @@ def write_run_folder(folder: RunFolder, config: Config, overrides: Sequence[str]
     for stale in [*folder.logs.glob("error-*.json"), folder.logs / EXIT_CODES, folder.result_file]:
         stale.unlink(missing_ok=True)
     return changes
+
+
+def remove_files(folder: RunFolder) -> None:
+    """Takes back what :func:`write_files` wrote."""
+    with suppress(OSError):
+        for file in (folder.config_file, folder.overrides_file, folder.environment_file):
+            file.unlink(missing_ok=True)
+        folder.logs.rmdir()
 
 
 def keep_former(folder: RunFolder, values: Mapping[str, Any]) -> list[str]:

@@ -65,10 +65,7 @@ class Sweep:
 
     def add(self, settings: dict[str, str], folder: Path, outcome: Outcome) -> None:
         """Records how a trial ended, in its folder too when it was refused before it had one."""
-        file = RunFolder(folder).result_file
-        if not file.exists():
-            write_json(file, {"status": outcome.status, "message": outcome.message})
-        result = read_json(file)
+        result = result_of(RunFolder(folder), outcome)
         results = {name: result.get(name) for name in RESULTS}
         self.trials.append(Trial(len(self.trials), settings, folder, outcome.status, results))
         if outcome.status == INTERRUPTED:
@@ -80,8 +77,12 @@ class Sweep:
         """Shows the table and writes it to ``sweep.txt`` and ``sweep.csv``."""
         rows = self.rows()
         text = aligned(rows)
-        write_text(self.folder / "sweep.txt", text)
-        write_text(self.folder / "sweep.csv", as_csv(rows))
+        try:
+            write_text(self.folder / "sweep.txt", text)
+            write_text(self.folder / "sweep.csv", as_csv(rows))
+        except ValueError as error:  # a full disk
+            say(f"medtune: {error}")
+            self.code = self.code or 1
         say(text.rstrip("\n"))
         say(f"sweep: {relative(self.folder)}")
 
@@ -90,6 +91,19 @@ class Sweep:
         keys = list(dict.fromkeys(key for trial in self.trials for key in trial.settings))
         heading = ["trial", *keys, "status", *RESULTS, "folder"]
         return [heading, *(row_of(trial, keys) for trial in self.trials)]
+
+
+def result_of(folder: RunFolder, outcome: Outcome) -> dict[str, Any]:
+    """What a trial's ``result.json`` says, which is written for one that has none."""
+    file = folder.result_file
+    try:
+        if not file.exists():
+            write_json(file, {"status": outcome.status, "message": outcome.message})
+        result: dict[str, Any] = read_json(file)
+    except (OSError, ValueError) as error:  # a full disk, or no permission
+        say(f"medtune: {error}")
+        return {}
+    return result
 
 
 def row_of(trial: Trial, keys: Sequence[str]) -> list[str]:

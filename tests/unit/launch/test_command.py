@@ -280,6 +280,19 @@ def test_every_trial_is_tried_and_the_table_shows_all(tmp_path, capsys):
     assert capsys.readouterr().err.count("nothing was started") == 4
 
 
+@pytest.mark.parametrize("line", ["run_dir=run", "-m seed=1,2 run_dir=run"])
+def test_a_folder_that_cannot_be_written_is_told_without_a_traceback(tmp_path, full_disk, capsys, line):
+    (tmp_path / "run").mkdir()
+    with full_disk(0):
+        assert main(line.split()) == 2
+    assert list((tmp_path / "run").iterdir()) == []
+    assert capsys.readouterr().err.splitlines()[:2] == [
+        "medtune: 1 problem, nothing was started",
+        f"  - run_dir={tmp_path / 'run'} cannot be written: File too large; "
+        "free some space there, or set run_dir=DIR",
+    ]
+
+
 def test_hydra_gets_the_options_that_were_typed():
     typed = ["-m", "-cd", "folder", "--cfg", "job", "-p", "optim", "a=b"]
     given = hydra_options(get_args_parser().parse_args(typed))

@@ -81,6 +81,16 @@ def test_a_long_message_is_cut_to_a_screen(folder):
         pytest.param(
             {0: 7}, "rank 0 ended with exit code 7 and left no cause; see run/logs/rank-0.log", id="exit_code"
         ),
+        pytest.param(
+            {1: 1, 0: -signal.SIGTERM},
+            "rank 1 ended with exit code 1; its message is above (or in run/logs/rank-1.log)",
+            id="shown_but_not_recorded",
+        ),
+        pytest.param(
+            {0: 2},
+            "rank 0 ended with exit code 2; its message is above (or in run/logs/rank-0.log)",
+            id="settings_shown_but_not_recorded",
+        ),
     ],
 )
 def test_a_rank_that_ends_without_a_word(folder, codes, message):

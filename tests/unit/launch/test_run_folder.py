@@ -1,3 +1,4 @@
+import os
 import re
 
 import pytest
@@ -87,3 +88,54 @@ def test_a_run_continued_as_it_was_keeps_no_copy(tmp_path):
     write_run_folder(folder, config, [])
     assert write_run_folder(make_run_folder(config), config, []) == []
     assert list(folder.logs.iterdir()) == []
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path, full_disk, exists):
+    if exists:
+        (tmp_path / "run").mkdir()
+    with (
+        full_disk(0),
+        pytest.raises(ConfigError, match=r"run_dir=.*/run cannot be written: File too large; free some"),
+    ):
+        make_run_folder(Config(run_dir=str(tmp_path / "run")))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [
+        pytest.param(0o500, "cannot be written: Permission denied", id="not_written"),
+        pytest.param(0o300, "cannot be read: Permission denied", id="not_read"),
+    ],
+)
+def test_a_folder_without_permission_is_refused(tmp_path, mode, message):
+    (tmp_path / "run").mkdir(mode=mode)
+    with pytest.raises(ConfigError, match=message):
+        make_run_folder(Config(run_dir=str(tmp_path / "run")))
+
+
+def test_the_trial_file_leaves_nothing(tmp_path):
+    assert list(make_run_folder(Config(run_dir=str(tmp_path / "run"))).path.iterdir()) == []
+
+
+def test_a_disk_that_fills_while_the_folder_is_written_leaves_it_to_be_used_again(tmp_path, full_disk):
+    config = Config(run_dir=str(tmp_path / "run"))
+    folder = make_run_folder(config)
+    with (
+        full_disk(8192),
+        pytest.raises(ConfigError, match=r"run_dir=.*/run: cannot write .*/overrides.yaml: File too large"),
+    ):  # settings of some 3 kB fit, these overrides do not
+        write_run_folder(folder, config, ["x" * 9000])
+    assert list(folder.path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_the_record_of_a_continued_run(tmp_path, full_disk):
+    before = Config(run_dir=str(tmp_path / "run"))
+    folder = make_run_folder(before)
+    write_run_folder(folder, before, [])
+    after = Config(run_dir=before.run_dir, resume="auto", optim=OptimConfig(lr=1.0))
+    with full_disk(100), pytest.raises(ConfigError, match="File too large"):
+        write_run_folder(folder, after, [])
+    assert load_config(folder.config_file) == before
+    assert folder.environment_file.exists()

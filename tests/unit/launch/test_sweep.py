@@ -68,3 +68,23 @@ def test_a_long_or_slashed_value_makes_a_folder_name(sweep):
     folder = sweep.folder_of({"model.path": "a/b" * 200})
     assert folder.parent == sweep.folder
     assert len(folder.name) < 120
+
+
+def test_on_a_full_disk_the_table_is_shown_all_the_same(sweep, full_disk, capsys):
+    with full_disk(0):
+        add(sweep, ["optim.lr=0"], Outcome(REFUSED, 2, "why"))
+        sweep.tell()
+    shown = capsys.readouterr().err.splitlines()
+    assert shown[0].startswith(
+        f"medtune: cannot write {sweep.folder}/0-optim.lr=0/result.json: File too large"
+    )
+    assert shown[1].startswith(f"medtune: cannot write {sweep.folder}/sweep.txt: File too large")
+    assert shown[3].split() == ["0", "0", "refused", "-", "-", "-", "0-optim.lr=0"]
+
+
+def test_a_table_that_could_not_be_written_is_no_success(sweep, full_disk, capsys):
+    add(sweep, [], Outcome(FINISHED, 0), train_loss=1.0)
+    with full_disk(0):
+        sweep.tell()
+    assert sweep.code == 1
+    assert capsys.readouterr().err.endswith("sweep: sweep-1\n")
