@@ -9,8 +9,8 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from medtune.runtime.record import RunFolder, write_json
 
@@ -32,16 +32,11 @@ def main(arguments: list[str]) -> int:
     except Exception as error:  # the last place where a failure can be recorded
         log.exception("torchrun failed")
         cause = {"time": time.time(), "rank": None, "type": type(error).__name__, "message": str(error)}
-        record(folder.logs / "error-torchrun.json", cause)
+        try:
+            write_json(folder.logs / "error-torchrun.json", cause)
+        except ValueError:  # on a disk that is full the screen is all that is left
+            sys.stderr.write(f"medtune: torchrun: {error}\n")
         return EXIT_FAILED
-
-
-def record(path: Path, value: dict[str, Any]) -> None:
-    """Writes what the launcher reads; on a disk that is full the screen is all that is left."""
-    try:
-        write_json(path, value)
-    except ValueError as error:
-        sys.stderr.write(f"medtune: torchrun: {error}\n")
 
 
 def torchrun_arguments(folder: RunFolder, ranks: str, port: str | None = None) -> list[str]:
@@ -76,7 +71,8 @@ def launch(folder: RunFolder, arguments: list[str]) -> int:
         run(parse_args(arguments))
     except ChildFailedError as error:
         codes = {str(rank): failure.exitcode for rank, failure in error.failures.items()}
-        record(folder.logs / EXIT_CODES, codes)
+        with suppress(ValueError):  # on a full disk; the launcher then takes this process's code
+            write_json(folder.logs / EXIT_CODES, codes)
         return EXIT_FAILED
     except SignalException as end:
         return EXIT_SIGNAL + end.sigval

@@ -52,6 +52,18 @@ def test_ranks_that_fail_are_written_down_and_the_screen_stays_clean(tmp_path):
     assert "failed (exitcode: 2)" in (tmp_path / "logs" / "torchrun.log").read_text()
 
 
+def test_ranks_that_fail_on_a_full_disk_show_the_cause_on_the_screen(tmp_path, full_disk):
+    (tmp_path / "config.yaml").write_text("optim:\n  lrr: 1\n")
+    with full_disk(16):  # enough for the trial files of tempfile
+        done = elastic(tmp_path)
+    assert done.returncode == 1
+    assert list((tmp_path / "logs").glob("*.json")) == []
+    # The other rank may be ended before it has failed by itself.
+    assert {line.replace("rank 1", "rank 0") for line in done.stderr.splitlines()} == {
+        "medtune: rank 0: optim.lrr=1: there is no key optim.lrr; did you mean optim.lr?"
+    }
+
+
 def test_torchrun_itself_may_fail(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
