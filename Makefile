@@ -19,7 +19,9 @@ $(BIN)/python:
 
 # torch comes first: DeepSpeed's build reads its version. No operator is compiled before it is used.
 $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing torch (a few minutes on a slow network)"
 	$(BIN)/python -m pip install --quiet -c constraints.txt setuptools wheel ninja torch
+	@echo "Installing medtune's other dependencies"
 	DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation \
 		-e ".[deepspeed,tensorboard,dev]"
 	@touch $@

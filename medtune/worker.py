@@ -15,6 +15,7 @@ from medtune.runtime.errors import ConfigError, Interrupted
 from medtune.runtime.hardware import visible_gpus
 from medtune.runtime.logging import set_up_logging
 from medtune.runtime.parent import end_with_parent
+from medtune.runtime.ranks import leave
 from medtune.runtime.record import RunFolder, write_json
 
 EXIT_FAILED, EXIT_CONFIG, EXIT_INTERRUPTED = 1, 2, 130
@@ -37,6 +38,7 @@ def main(arguments: list[str]) -> int:
         run_task(folder)
     except Interrupted as interruption:
         log.info("interrupted: %s", interruption)
+        leave()  # all ranks agreed to stop
         return 128 + interruption.signal_number
     except KeyboardInterrupt:
         log.info("interrupted at once", exc_info=True)
@@ -54,6 +56,7 @@ def run_task(folder: RunFolder) -> None:
     from medtune.tasks import run  # here, so that an import that fails is recorded like any failure
 
     run(config, folder)
+    leave()
 
 
 def record_failure(folder: RunFolder, global_rank: int, error: Exception) -> None:

@@ -1,7 +1,6 @@
 """A split as rows to learn: overlong examples settled, documents packed, learned tokens counted."""
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -180,9 +179,3 @@ def learned_of_pieces(store: TokenStore, rows: Rows, objective: str) -> Ints:
 def overlap(spans: NDArray[np.int32], start: int, end: int) -> int:
     """Tokens of ``spans`` within ``start:end``."""
     return int(np.maximum(np.minimum(spans[:, 1], end) - np.maximum(spans[:, 0], start), 0).sum())
-
-
-def source_lines(split: PackedSplit, rows: Sequence[int]) -> list[int]:
-    """Lines in the source file of the documents in ``rows``, for error messages."""
-    pieces = [split.rows.document[split.rows.offsets[row] : split.rows.offsets[row + 1]] for row in rows]
-    return sorted({int(split.store.lines[document]) for piece in pieces for document in piece})

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORE_INDEX = -100  # labels that are not learned
+from medtune.data.rows import IGNORE_INDEX
 
 
 def learned_columns(labels: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 
+from medtune.data.order import NO_ROW
 from medtune.runtime.record import write_text
 from medtune.training.modules import LanguageModelModule
 
@@ -183,8 +184,9 @@ def non_finite_message(module: LanguageModelModule, step: int) -> str:
     for seen_step, rows, ce_sum in module.seen_rows:
         if not bool(torch.isfinite(ce_sum)):
             value = float(ce_sum)
+            real = [row for row in rows if row != NO_ROW]
             return (
-                f"step {seen_step}: the loss is {value} on rows {rows} of the training split; "
+                f"step {seen_step}: the loss is {value} on rows {real} of the training split; "
                 "the last checkpoint is untouched. Lower optim.lr, lengthen schedule.warmup_steps, "
                 "set trainer.gradient_clip_norm=1.0, or look at those rows"
             )
