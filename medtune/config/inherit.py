@@ -49,7 +49,7 @@ def read_record(file: Path) -> Record:
         values = (
             read_json(file) if file.suffix == ".json" else yaml.safe_load(file.read_text(encoding="utf-8"))
         )
-    except (ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{file} holds no settings")

@@ -1,5 +1,6 @@
 """From composed values to the settings of one run: inherited, absolute, derived, checked."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,7 +109,8 @@ def earlier_run(values: Mapping[str, Any], start: Path) -> Path | None:
     if values.get("resume") != "auto" or not isinstance(folder, str):
         return None
     file = start / Path(folder).expanduser() / RUN_RECORD
-    return file if file.is_file() else None
+    # Unlike is_file(), no error for a folder that may not be looked into; making the run folder tells of it.
+    return file if os.path.isfile(file) else None
 
 
 def choose_devices(config: Config, machine: Machine) -> None:

@@ -13,8 +13,8 @@ from medtune.launch.console import say, show_problems, warn
 from medtune.launch.local import relative, run_locally
 from medtune.launch.outcome import EXIT_REFUSED, REFUSED, Outcome, judge, tell
 from medtune.launch.run_folder import make_run_folder, write_run_folder
-from medtune.models.packing import packing_refusal
 from medtune.runtime.errors import ConfigError
+from medtune.runtime.families import packing_refusal
 from medtune.runtime.hardware import cpu_cores, visible_gpus
 from medtune.runtime.record import RunFolder, merge_json
 from medtune.training.strategies import strategy_problems

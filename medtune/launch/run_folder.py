@@ -61,7 +61,8 @@ def make_writable_folder(path: Path, *, exist_ok: bool) -> None:
             os.fsync(file.fileno())  # a network disk tells of its quota only here
     except OSError as error:
         raise ConfigError(
-            f"run_dir={path} cannot be written: {error.strerror}; free some space there, or set run_dir=DIR"
+            f"run_dir={path} cannot be written: {error.strerror}; "
+            "make room or get permission, or set run_dir=DIR"
         ) from error
 
 

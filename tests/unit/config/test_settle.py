@@ -112,6 +112,11 @@ def test_another_seed_may_sample_from_weights_that_were_not_drawn(values, earlie
     assert settle(values, ["weights", "seed"], CPU, Path("/")).config.seed == 7
 
 
+def test_a_record_that_cannot_be_opened_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=f"^{tmp_path} cannot be read: .*Is a directory"):
+        read_record(tmp_path)
+
+
 def test_foreign_weights_bring_nothing(values, tmp_path):
     foreign = tmp_path / "foreign"
     foreign.mkdir()

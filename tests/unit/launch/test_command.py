@@ -289,7 +289,7 @@ def test_a_folder_that_cannot_be_written_is_told_without_a_traceback(tmp_path, f
     assert capsys.readouterr().err.splitlines()[:2] == [
         "medtune: 1 problem, nothing was started",
         f"  - run_dir={tmp_path / 'run'} cannot be written: File too large; "
-        "free some space there, or set run_dir=DIR",
+        "make room or get permission, or set run_dir=DIR",
     ]
 
 

@@ -96,7 +96,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path, full_disk, exists)
         (tmp_path / "run").mkdir()
     with (
         full_disk(0),
-        pytest.raises(ConfigError, match=r"run_dir=.*/run cannot be written: File too large; free some"),
+        pytest.raises(ConfigError, match=r"run_dir=.*/run cannot be written: File too large; make room"),
     ):
         make_run_folder(Config(run_dir=str(tmp_path / "run")))
 
