@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medtune.models.packing import packing_refusal
 from medtune.runtime.errors import ConfigError
+from medtune.runtime.families import packing_refusal
 
 
 def attention_inputs(

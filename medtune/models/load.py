@@ -18,7 +18,6 @@ from transformers import (
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-import medtune.models.registry  # noqa: F401  (Baichuan becomes known to the Auto classes)
 from medtune.config.schema import Config, ModelConfig
 from medtune.models.folders import (
     ADAPTER_FILE,
@@ -30,10 +29,10 @@ from medtune.models.folders import (
     is_adapter,
     read_settings,
 )
-from medtune.models.packing import packing_refusal
 from medtune.models.quantize import keep_exact_on_cpu, quantization_arguments
 from medtune.models.tokenizers import BaichuanTokenizer
 from medtune.runtime.errors import ConfigError
+from medtune.runtime.families import packing_refusal
 
 if TYPE_CHECKING:
     from peft import PeftModel

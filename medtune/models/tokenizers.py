@@ -1,6 +1,6 @@
 """Baichuan's tokenizer on transformers 5, and encoding of text that must stay text.
 
-Importing this module registers nothing; ``medtune.models.registry`` does.
+The package registers the tokenizer with transformers.
 """
 
 import copy

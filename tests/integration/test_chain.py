@@ -98,7 +98,7 @@ def test_the_export_answers_as_the_checkpoint_in_plain_transformers(run_dir):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    import medtune.models.registry  # noqa: F401  (the Baichuan layout becomes known to transformers)
+    import medtune.models  # noqa: F401  (Baichuan becomes known to transformers)
 
     tokenizer = AutoTokenizer.from_pretrained(output)
     prompt = torch.tensor([tokenizer.encode("患者头痛三天", add_special_tokens=False)])

@@ -7,7 +7,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from medtune.models.attention import attention_inputs
 from medtune.models.load import enable_checkpointing
-from medtune.models.packing import SAFE_FAMILIES
+from medtune.runtime.families import SAFE_FAMILIES
 
 LENGTHS = (7, 1, 12, 5)  # one document of a single token
 PADDING = 3

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-import medtune.models.registry  # noqa: F401
+import medtune.models  # noqa: F401  (Baichuan becomes known to transformers)
 from medtune.models.baichuan import (
     BaichuanConfig,
     BaichuanForCausalLM,

@@ -7,7 +7,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-import medtune.models.registry  # noqa: F401
+import medtune.models  # noqa: F401  (Baichuan becomes known to transformers)
 from medtune.models.tokenizers import BaichuanTokenizer, encode_text, encode_texts
 
 FOLDER = Path(__file__).parents[2] / "fixtures" / "baichuan" / "tok_tiny"

@@ -1,6 +1,6 @@
 import pytest
 
-from medtune.models.packing import SAFE_FAMILIES, packing_refusal
+from medtune.runtime.families import SAFE_FAMILIES, packing_refusal
 
 
 @pytest.mark.parametrize("model_type", SAFE_FAMILIES)
