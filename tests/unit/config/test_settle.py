@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from medtune.config.checks import Machine
-from medtune.config.inherit import differences, find_records, put
+from medtune.config.inherit import differences, find_records, put, read_record
 from medtune.config.load import config_from_dict
 from medtune.config.settle import settle
 from medtune.runtime.errors import ConfigError
