@@ -76,10 +76,10 @@ def run_child(module: str, *arguments: str) -> dict[str, float]:
 
 
 def report(name: str, figures: Sequence[Figure]) -> None:
-    """Prints ``figures`` and writes them with the machine they were measured on."""
+    """Prints ``figures`` and writes their rows; ``environment.json`` beside them tells the machine."""
     rows = [
         {
-            "name": figure.name,
+            "name": figure.name.strip(),
             "value": figure.value,
             "unit": figure.unit,
             "budget": figure.budget,
@@ -90,7 +90,8 @@ def report(name: str, figures: Sequence[Figure]) -> None:
     ]
     environment = environment_record()
     environment["git"].pop("diff")
-    write_json(FOLDER / f"{name}.json", {"figures": rows, "environment": environment})
+    write_json(FOLDER / f"{name}.json", rows)
+    write_json(FOLDER / "environment.json", environment)
     print(table(name, figures))
 
 
