@@ -53,7 +53,8 @@ class FullyShardedStrategy(ModelParallelStrategy):
         assert model is not None
         assert self.lightning_module is not None
         strict = self.lightning_module.strict_loading
-        trained = {name for name, parameter in model.named_parameters() if strict or parameter.requires_grad}
+        named = model.named_parameters(remove_duplicate=False)  # tied weights have two names, as saved
+        trained = {name for name, parameter in named if strict or parameter.requires_grad}
         weights = {name: value for name, value in get_model_state_dict(model).items() if name in trained}
         moments = get_optimizer_state_dict(model, optimizer)
         state: dict[str, Any] = {"state_dict": weights, "optimizer_0": moments}

@@ -120,6 +120,7 @@ def write_model(model: Any, weights: dict[str, Tensor], tokenizer: Any, config: 
         folder: Replaced once the new one is whole.
     """
     more = {"save_embedding_layers": False} if config.adapter.name != "none" else {}
+    weights = share_tied(model, weights)
     size = sum(tensor.nbytes for tensor in weights.values())
     with whole_folder(folder) as aside:
         try:
@@ -140,6 +141,19 @@ def no_progress_bars() -> Iterator[None]:
     yield
     if was_on:
         hf_logging.enable_progress_bar()
+
+
+def share_tied(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``weights`` with one tensor under all names of a tied parameter, as transformers knows to write once.
+
+    What FSDP2 and ZeRO-3 gather, and what a checkpoint holds, are copies of their own.
+    """
+    names: dict[int, str] = {}
+    same = {
+        name: names.setdefault(id(parameter), name)
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+    }
+    return {name: weights.get(same.get(name, name), tensor) for name, tensor in weights.items()}
 
 
 def model_card(config: Config) -> dict[str, Any]:

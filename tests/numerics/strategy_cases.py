@@ -45,6 +45,7 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
     "clipped": ({"trainer__gradient_clip_norm": 0.3}, 2),
     "adamw": (ADAMW, 2),
     "lora": ({"adapter__name": "lora"}, 1),
+    "tied": ({}, 2),  # embedding and head share their weights, as in the built-in model
     "untouched": ({"optim__lr": 0.0, "trainer__max_steps": 1}, 4),
 }
 SAVED_STEP, ALL_STEPS = 2, 4
@@ -59,7 +60,7 @@ def case_config(name: str, run_dir: Path, strategy: str) -> Config:
 
 def case_model(name: str) -> Any:
     if name != "lora":
-        return tiny_model()
+        return tiny_model(tie_word_embeddings=name == "tied")
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(5)
@@ -104,7 +105,9 @@ def run_resumed(strategy: str, out: Path, rank: int, world_size: int) -> dict[st
         if folder is not whole:
             config.resume = str(whole.checkpoints / f"step-{SAVED_STEP}")
         data = ToyData(ROWS, 4, 1, world_size, rank, shuffle_seed=1)
-        result = fit(config, data, folder, build_model=lambda: tiny_model(dropout=0.3))
+        result = fit(
+            config, data, folder, build_model=lambda: tiny_model(dropout=0.3, tie_word_embeddings=True)
+        )
         if rank == 0:
             results[folder.path.name] = {**summary(result, folder), "rows": data.seen}
     return results

@@ -13,7 +13,7 @@ from tests.numerics.strategy_cases import ALL_STEPS, CASES, SAVED_STEP, case_mod
 from tests.numerics.toy import relative_error, tiny_model
 
 ROOT = Path(__file__).parents[2]
-FITS = ["accumulated", "clipped", "adamw", "lora"]
+FITS = ["accumulated", "clipped", "adamw", "lora", "tied"]
 
 # A start costs some 20 seconds, most of it imports.
 STRATEGIES = [
