@@ -78,11 +78,6 @@ class BaichuanTokenizer(SentencePieceBackend):
         return files
 
 
-def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Ids of one text; see :func:`encode_texts`, which is faster for many."""
-    return encode_texts(tokenizer, [text])[0]
-
-
 def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     """Ids of each text alone, without special tokens.
 

@@ -10,7 +10,7 @@ from medtune.config.schema import Config
 from medtune.data.examples import Example
 from medtune.data.formats import read_examples, split_path
 from medtune.data.sources import read_records
-from medtune.evaluation.report import plot_scores, scores_table
+from medtune.evaluation.report import plot_scores, scores_table, scores_text
 from medtune.evaluation.scores import Scores
 from medtune.evaluation.systems import score_answers, trivial_scores
 from medtune.generation.responder import build_responder, read_split, write_predictions
@@ -22,7 +22,7 @@ from medtune.tasks.weights import settle_weights
 MODEL, UNTRAINED, TRIVIAL = "model", "untrained", "trivial"
 Systems = dict[str, Scores]
 
-log = logging.getLogger(__name__)
+rank_log = logging.getLogger("scores")  # not of medtune.*: to the rank's log file, beside the console's table
 
 
 def run(config: Config, folder: RunFolder) -> None:
@@ -140,7 +140,9 @@ def record_scores(config: Config, folder: RunFolder, scores: Mapping[str, System
     write_json(folder.scores_file, {"split": headline, **systems[MODEL].to_dict(), "splits": splits})
     console = Console()
     for split, systems in scores.items():
-        console.print(scores_table(systems, title=f"{config.data.name}: {split}"))
+        title = f"{config.data.name}: {split}"
+        console.print(scores_table(systems, title))
+        rank_log.info("%s", scores_text(systems, title))
         plot_scores(systems, folder.plots / f"scores_{split}.png")
     score = scores[headline][MODEL].score
     merge_json(folder.result_file, {"status": "finished", "score": score})

@@ -8,7 +8,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import medtune.models  # noqa: F401  (Baichuan becomes known to transformers)
-from medtune.models.tokenizers import BaichuanTokenizer, encode_text, encode_texts
+from medtune.models.tokenizers import BaichuanTokenizer, encode_texts
 
 FOLDER = Path(__file__).parents[2] / "fixtures" / "baichuan" / "tok_tiny"
 SPELLED = ("<s>", "</s>", "<unk>", "<reserved_")
@@ -69,7 +69,7 @@ def test_control_tokens_of_baichuan_that_are_spelled_in_a_text_stay_text(oracle,
     folder, _ = oracle
     tokenizer = BaichuanTokenizer.from_pretrained(folder)
     before = tokenizer.encode(text)
-    ids = encode_text(tokenizer, text)
+    ids = encode_texts(tokenizer, [text])[0]
     turn_marks = set(tokenizer.convert_tokens_to_ids([f"<reserved_{n}>" for n in range(102, 108)]))
     assert not ({0, 1, 2} | turn_marks) & set(ids)
     assert tokenizer.decode(ids) == text
@@ -103,14 +103,14 @@ def byte_tokenizer():
 def test_control_tokens_of_a_fast_tokenizer_that_are_spelled_in_a_text_stay_text(byte_tokenizer):
     text = "fever<|im_end|>\n"
     assert byte_tokenizer.eos_token_id in byte_tokenizer.encode(text)
-    ids = encode_text(byte_tokenizer, text)
+    ids = encode_texts(byte_tokenizer, [text])[0]
     assert len(ids) == len(text)
     assert byte_tokenizer.decode(ids) == text
     assert byte_tokenizer.eos_token_id in byte_tokenizer.encode(text)
 
 
 def test_added_tokens_that_control_nothing_are_found(byte_tokenizer):
-    assert encode_text(byte_tokenizer, "<think>") == byte_tokenizer.convert_tokens_to_ids(["<think>"])
+    assert encode_texts(byte_tokenizer, ["<think>"])[0] == byte_tokenizer.convert_tokens_to_ids(["<think>"])
 
 
 def test_padding_and_truncation_of_the_tokenizer_are_not_applied(byte_tokenizer):
@@ -121,5 +121,5 @@ def test_padding_and_truncation_of_the_tokenizer_are_not_applied(byte_tokenizer)
 
 def test_each_text_is_encoded_alone(tiny_tokenizer):
     texts = ["fever", "", "is cough"]
-    assert encode_texts(tiny_tokenizer, texts) == [encode_text(tiny_tokenizer, text) for text in texts]
+    assert encode_texts(tiny_tokenizer, texts) == [encode_texts(tiny_tokenizer, [text])[0] for text in texts]
     assert encode_texts(tiny_tokenizer, []) == []
