@@ -34,7 +34,6 @@ from medtune.training.strategies import build_strategy, layout_of, on_cpu, strat
 from medtune.training.validation import Validation
 from medtune.training.weights import save_model
 
-
 VALIDATIONS = 10  # most of them in a fit, unless trainer.val_every_n_steps asks for more: epochs can be tiny
 
 # Said by libraries about themselves, or about what is meant to be so. Pattern: why it is of no use.
