@@ -96,74 +96,206 @@ class QuantizationConfig:
 
 @dataclass
 class ColumnsConfig:
-    """Names of the columns that a format reads."""
+    """Names of the columns that a format reads. null: the format's own name; "": there is no such column."""
 
-    text: str = "text"
-    """``text`` format, JSON lines: the document."""
-    instruction: str = "instruct"
-    """``pair`` format: the instruction."""
-    query: str | None = "query"
-    """``pair`` format: what the instruction is about; joined to it with a line break when not empty.
-    null: there is no such column."""
-    response: str = "answer"
-    """``pair`` format: the response."""
+    text: str | None = None
+    """``text``: the document (text)."""
+    instruction: str | None = None
+    """``pair`` (instruct) and ``alpaca``, ``preference`` (instruction): what is asked."""
+    query: str | None = None
+    """``pair`` (query) and ``alpaca``, ``preference`` (input): what the instruction is about; joined to it
+    with a line break when it is not empty."""
+    response: str | None = None
+    """``pair`` (answer) and ``alpaca`` (output): the response."""
+    system: str | None = None
+    """``alpaca``, ``messages`` and ``preference`` (system): the system prompt."""
+    history: str | None = None
+    """``alpaca`` and ``preference`` (history): earlier turns as a list of [prompt, response] pairs."""
+    messages: str | None = None
+    """``messages`` (messages or conversations): the list of turns."""
+    role: str | None = None
+    """``messages``: who speaks, in a turn (role or from)."""
+    content: str | None = None
+    """``messages``: what is said, in a turn (content or value)."""
+    chosen: str | None = None
+    """``preference`` (chosen, or the first of two in output): the better response."""
+    rejected: str | None = None
+    """``preference`` (rejected, or the second of two in output): the worse response."""
 
 
 @dataclass
-class DataConfig:
-    """Which examples, and how they become rows."""
+class FilterConfig:
+    """Which records are left out for what their text is; each is counted by its cause and listed."""
+
+    min_chars: int | None = None
+    """Fewest characters of a record's content: all of its turns together, without the template."""
+    max_chars: int | None = None
+    """Most characters of a record's content."""
+    language: str = choice("zh", "en")
+    """Which letters ``min_language_share`` counts: Han characters (zh) or Latin letters (en)."""
+    min_language_share: float | None = None
+    """Least share of the content's letters that belong to ``language``."""
+    max_repeated_share: float | None = None
+    """Most of the content's characters that may repeat what directly precedes them (see data/filters.py)."""
+    match: str | None = None
+    """Regular expression that must be found in the content."""
+    exclude: str | None = None
+    """Regular expression that must not be found in it."""
+
+
+@dataclass
+class SourceConfig:
+    """Where examples come from and how they are read: a data set of its own, or one of a mix."""
 
     name: str = "local"
     """Short name, used in run names and reports."""
     dir: str | None = None
-    """Folder of the files in ``data.splits``."""
+    """Folder of the files in ``splits``."""
     origin: str = ""
-    """Where the data can be had; shown when ``data.dir`` is not there."""
-    format: str = choice("promptcblue", "pair", "text")
-    """``promptcblue``: input/target records; ``pair``: ``data.columns`` of any JSON lines;
-    ``text``: a document per line (.txt) or per record (.jsonl, ``data.columns.text``)."""
+    """Where the data can be had; shown when its files are not there."""
+    hub: str | None = None
+    """Hub id (owner/name) or a folder in the hub's layout, read by the datasets library; ``splits`` then
+    name its splits. No remote code is run."""
+    subset: str | None = None
+    """Configuration of the hub data set. null: its only or default one."""
+    revision: str | None = None
+    """Commit, tag or branch of the hub data set."""
+    streaming: bool = False
+    """Read the hub data set as it arrives, without a copy of it on disk; only its tokens are kept."""
+    dataset: str | None = None
+    """Key of the ``dataset_info.json`` (LLaMA-Factory's registry) in ``dir``; it sets the keys above and the
+    format, columns and train split."""
+    sha1: dict[str, str] = field(default_factory=dict)
+    """SHA-1 of a split's file, as a registry gives it."""
+    verify: bool = True
+    """Compare files with ``sha1``; a difference is an error."""
+    format: str = choice("auto", "promptcblue", "pair", "alpaca", "messages", "preference", "text")
+    """``promptcblue``: input/target records; ``pair``: any column names; ``alpaca``:
+    instruction/input/output/history; ``messages``: turns as OpenAI or ShareGPT spell them; ``preference``:
+    a chosen and a rejected response (sft learns the chosen); ``text``: a document per line (.txt) or per
+    record. ``auto``: told from the first record."""
     splits: dict[str, str] = field(default_factory=dict)
-    """Split name to file name in ``data.dir``. ``train`` is learned, ``validation`` watched."""
+    """Split name to file, folder or pattern (``*.jsonl``) in ``dir``. ``train`` is learned, ``validation``
+    watched. Files may be txt, json, jsonl, csv, tsv or parquet, packed with gz, xz or zst."""
     eval_splits: list[str] = field(default_factory=list)
     """Splits that are generated and scored after training."""
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
-    """Column names of the ``pair`` and ``text`` formats."""
+    """Column names."""
+    roles: dict[str, str] = field(default_factory=dict)
+    """``messages``: further spellings of the speakers, each as user, assistant or system:
+    ``{patient: user, doctor: assistant}``."""
+    learn: str = choice("all", "last")
+    """Which responses of a conversation are learned by objective=sft."""
+    learn_thinking: bool = True
+    """Learn reasoning (``<think>...</think>``) before a response; an empty block is never learned."""
+    filter: FilterConfig = field(default_factory=FilterConfig)
+    """Records to leave out."""
+    on_error: str = choice("raise", "skip")
+    """A record that cannot be read: ``raise`` stops and names it; ``skip`` leaves it out, counted and listed."""
+    overlong: str = choice("error", "drop", "truncate", "split")
+    """What happens to an example longer than ``data.sequence_length``: ``error`` stops and says how many
+    there are; ``drop`` leaves it out; ``truncate`` cuts the prompt from the left and keeps the response;
+    ``split`` cuts a text into several (objective=pretrain). Always counted in data_report.json."""
+    max_examples: int | None = None
+    """Use only the first examples of each split. null: all."""
+    max_tokens: int | None = None
+    """Use only a seeded choice of about so many tokens of the train split. null: all."""
+    validation_size: float | None = None
+    """Hold out a part of the train split for validation: a share (below 1) or a number of examples. Chosen
+    by a hash of the prompt, so that a record stays on its side when other sources are added."""
+    objective: str | None = None
+    """In a mix, what is learned of this source: sft or pretrain. null: the run's objective, and pretrain for
+    ``text``."""
+    weight: float | None = None
+    """Share in a mix, in the unit of ``data.mix_by``. null: its own size (mix_by=epochs: 1)."""
+    max_passes: float | None = None
+    """In a mix, most passes over this source per epoch, however large its weight. null: no limit."""
+
+
+@dataclass
+class DataConfig(SourceConfig):
+    """Which examples, and how they become rows."""
+
+    mix: list[str] = field(default_factory=list)
+    """Sources that are mixed: options of ``conf/data``, or names whose keys are under ``data.sources``.
+    Empty: this data set alone."""
+    sources: dict[str, Any] = field(default_factory=dict)
+    """Keys of single sources of the mix, such as ``data.sources.promptcblue.weight=2``."""
+    mix_by: str = choice("tokens", "examples", "epochs")
+    """Unit of the weights: shares of the tokens or of the examples of an epoch, or passes over the source."""
+    mix_temperature: float = 1.0
+    """Raises each share to the power 1/temperature: above 1 small sources gain. Not with mix_by=epochs."""
+    mix_stop: str = choice("first", "all", "steps")
+    """When an epoch of a mix ends: ``first``: when a source has been read once; ``all``: when each has, smaller
+    ones repeating; ``steps``: after ``trainer.max_steps``, every source repeating as needed."""
+    dedup: str = choice("none", "exact", "near")
+    """Remove duplicates within and across sources: ``exact``: equal content; ``near``: also a Jaccard
+    similarity of at least ``dedup_threshold``."""
+    dedup_threshold: float = 0.7
+    """Least Jaccard similarity of the character 5-grams of near duplicates."""
+    contamination: str = choice("report", "remove")
+    """Training examples that also are in a validation or evaluation split: counted, or removed too."""
     sequence_length: int = 2048
     """Most tokens in a row."""
     packing: str = choice("bfd", "concat", "none")
     """``bfd``: best-fit decreasing, no example is split; ``concat``: joined in order and cut at
     ``data.sequence_length``; ``none``: an example per row. Packed documents never see each other."""
-    overlong: str = choice("error", "drop", "truncate", "split")
-    """What happens to an example longer than ``data.sequence_length``: ``error`` stops and says how many
-    there are; ``drop`` leaves it out; ``truncate`` cuts the prompt from the left and keeps the response;
-    ``split`` cuts a text into several (objective=pretrain). Always counted in data_report.json."""
+    pack_groups: str = choice("none", "turns", "source")
+    """Which examples never share a row: ``turns``: single-turn and multi-turn ones; ``source``: those of
+    different sources."""
     micro_batch_size: int | None = 1
     """Rows in one forward and backward pass on one device. null: the device's share of
     ``data.global_batch_size``, so that there is no accumulation."""
     global_batch_size: int = 8
     """Rows per optimizer step over all devices; gradient accumulation follows from it."""
-    max_examples: int | None = None
-    """Use only the first examples of each split. null: all."""
+    global_batch_tokens: int | None = None
+    """Tokens per optimizer step instead of rows: ``global_batch_size`` becomes the multiple of what the devices
+    take in one pass that is nearest to it in full rows."""
     num_workers: int = 0
     """Processes that collate batches. 0: the training process itself, which is enough for packed rows."""
+    prepare_workers: int | None = None
+    """Processes that tokenise. null: one per core for large files, else the run's own."""
     cache_dir: str | None = None
     """Where tokenised data is kept. null: data/cache in the project folder."""
 
 
 @dataclass
 class TemplateConfig:
-    """The text around a prompt and its response. Control tokens are added as ids, never as text."""
+    """The text and control tokens around the turns of a conversation, as data; see docs/templates.md.
+
+    A piece is text, in which ``{system}``, ``{prompt}``, ``{response}``, ``{text}`` and ``{round}`` (from 1) stand for the
+    example's own, or a control token, which is added as its id: ``{token: <|im_start|>}``, ``{token: bos}``,
+    ``{token: eos}`` or ``{id: 195}``.
+    """
 
     name: str = "plain"
     """Short name, used in reports."""
-    prompt: str = "{prompt}"
-    """Text before the response; ``{prompt}`` stands for the example's own."""
-    separator: str = "\n\n"
-    """Text between a response and the next turn's prompt, in a conversation."""
-    bos: bool = False
-    """Begin with the tokenizer's BOS id."""
-    eos: bool = True
-    """End each response with the tokenizer's EOS id, so that the model learns to stop."""
+    start: list[Any] = field(default_factory=list)
+    """Pieces at the start of every conversation and document."""
+    system: list[Any] = field(default_factory=list)
+    """Pieces of the system prompt, when there is one; empty: ``first_prompt`` holds it, or the template has no
+    place for one."""
+    default_system: str | None = None
+    """System prompt of conversations without one of their own. null: none."""
+    first_prompt: list[Any] = field(default_factory=list)
+    """Pieces of the first prompt when there is a system prompt; empty: those of ``prompt``."""
+    prompt: list[Any] = field(default_factory=lambda: ["{prompt}"])
+    """Pieces of a prompt up to where the response begins; never learned. A control token with
+    ``label: eos`` is learned as the end of the response before it."""
+    response: list[Any] = field(default_factory=lambda: ["{response}", {"token": "eos"}])
+    """Pieces of a response; learned."""
+    separator: list[Any] = field(default_factory=list)
+    """Pieces between a response and the next prompt; never learned."""
+    end: list[Any] = field(default_factory=list)
+    """Pieces after the last response; learned."""
+    text: list[Any] = field(default_factory=lambda: ["{text}", {"token": "eos"}])
+    """Pieces of a plain document (``format=text``), after ``start``."""
+    chat: bool = False
+    """Use the tokenizer's own chat template instead of the pieces above."""
+    chat_arguments: dict[str, Any] = field(default_factory=dict)
+    """Further variables of the chat template, such as ``enable_thinking``."""
+    stop: list[Any] = field(default_factory=list)
+    """Further control tokens that end a generated answer."""
 
 
 @dataclass

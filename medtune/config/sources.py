@@ -1,0 +1,50 @@
+"""The sources of ``data``: the data set itself, or those of a mix."""
+
+from dataclasses import fields
+from typing import Any
+
+from medtune.config.load import read_section
+from medtune.config.schema import DataConfig, SourceConfig
+from medtune.runtime.errors import ConfigError
+
+SOURCE_KEYS = tuple(item.name for item in fields(SourceConfig))
+
+
+def sources_of(data: DataConfig) -> dict[str, SourceConfig]:
+    """The sources by name, in the order of the mix; one, named as the data set, where nothing is mixed.
+
+    Raises:
+        ConfigError: Keys or values under ``data.sources`` that a source does not have.
+    """
+    if not data.mix:
+        return {data.name: SourceConfig(**{key: getattr(data, key) for key in SOURCE_KEYS})}
+    problems: list[str] = []
+    sources = {name: read_source(data, name, problems) for name in data.mix}
+    if problems:
+        raise ConfigError(problems)
+    return sources
+
+
+def read_source(data: DataConfig, name: str, problems: list[str]) -> SourceConfig:
+    """One source of a mix, as ``data.sources`` has it."""
+    values: dict[str, Any] = {"name": name, **(data.sources.get(name) or {})}
+    return read_section(SourceConfig, values, f"data.sources.{name}.", problems)
+
+
+def source_of_split(data: DataConfig, split: str) -> tuple[SourceConfig, str]:
+    """The source that a split belongs to, and the split's name there.
+
+    In a mix a split is named ``source/split``; ``split`` alone means that of the data set itself.
+
+    Raises:
+        ValueError: There is no such source.
+    """
+    sources = sources_of(data)
+    if not data.mix:
+        return sources[data.name], split
+    name, _, inner = split.partition("/")
+    if name not in sources or not inner:
+        raise ValueError(
+            f"split {split!r}: in a mix a split is named SOURCE/SPLIT; the sources are {', '.join(sources)}"
+        )
+    return sources[name], inner
