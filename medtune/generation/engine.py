@@ -69,11 +69,14 @@ class TransformersEngine:
 
     @classmethod
     def from_tokenizer(
-        cls, model: "PreTrainedModel | PeftModel", tokenizer: PreTrainedTokenizerBase
+        cls,
+        model: "PreTrainedModel | PeftModel",
+        tokenizer: PreTrainedTokenizerBase,
+        stop_ids: Sequence[int] = (),
     ) -> "TransformersEngine":
-        """Stops at the tokenizer's EOS, which is what the templates end a response with."""
-        stop_ids = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-        return cls(model, stop_ids, pad_id=tokenizer.pad_token_id or 0)
+        """Stops at the tokenizer's EOS too, whatever the template ends a response with."""
+        eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        return cls(model, [*eos, *stop_ids], pad_id=tokenizer.pad_token_id or 0)
 
     def generate(
         self, prompts: Sequence[Sequence[int]], settings: SamplingSettings, on_done: OnDone | None = None

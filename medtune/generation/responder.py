@@ -69,8 +69,9 @@ def build_responder(config: Config, weights: str | None = None) -> Responder:
         )
     if weights is not None:
         warn_of_other_tokenizer(config, tokenizer, find_weights(weights))
-    engine = TransformersEngine.from_tokenizer(model, tokenizer)
-    return Responder(engine, tokenizer, Template(config.template, tokenizer), sampling_settings(config))
+    template = Template.from_tokenizer(config.template, tokenizer)
+    engine = TransformersEngine.from_tokenizer(model, tokenizer, template.stop_ids)
+    return Responder(engine, tokenizer, template, sampling_settings(config))
 
 
 def warn_of_other_tokenizer(config: Config, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
