@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from medtune.config.data_checks import data_problems
 from medtune.config.keys import value_of
 from medtune.config.load import show
 from medtune.config.nodes import node_problems
-from medtune.config.paths import path_problems, splits_answered
+from medtune.config.paths import path_problems
 from medtune.config.schema import Config
-from medtune.config.suggest import did_you_mean, nearest
+from medtune.config.templates import template_problems
 
 Rule = Callable[[Config], Iterable[str]]
 
@@ -66,7 +67,7 @@ RANGES = (
     Range("data.sequence_length", 2),
     Range("data.micro_batch_size", 1),
     Range("data.global_batch_size", 1),
-    Range("data.max_examples", 1),
+    Range("data.prepare_workers", 1),
     Range("data.num_workers", 0),
     Range("optim.lr", 0, INFINITY, below=True),
     Range("optim.eps", 0),
@@ -172,58 +173,6 @@ def adapter_problems(config: Config) -> Iterator[str]:
         )
 
 
-def objective_problems(config: Config) -> Iterator[str]:
-    """Rows that the objective cannot learn from."""
-    if config.task not in ("train", "prepare") or config.objective == "pretrain":
-        return
-    if config.data.format == "text":
-        yield (
-            f"objective=sft learns responses, but data={config.data.name} (data.format=text) has none; "
-            "set objective=pretrain"
-        )
-    if config.data.overlong == "split":
-        yield (
-            "data.overlong=split cuts a text into several, which would part a response from its prompt; "
-            "set objective=pretrain, or data.overlong=truncate"
-        )
-    if config.data.packing == "concat":
-        yield (
-            "data.packing=concat cuts rows anywhere, which would part a response from its prompt; "
-            "set objective=pretrain, or data.packing=bfd"
-        )
-
-
-def split_problems(config: Config) -> Iterator[str]:
-    """Split names that ``data.splits`` does not have."""
-    known = config.data.splits
-    has = f"data={config.data.name} has {', '.join(known) or 'no splits'}"
-    if config.task in ("train", "prepare") and "train" not in known:
-        yield f"task={config.task} needs data.splits.train=FILE; {has}"
-    for split in splits_answered(config):
-        if split in known:
-            continue
-        near = nearest(split, known)
-        if split == config.generate.split and config.task != "train":
-            meant = did_you_mean(f"generate.split={near}" if near else None)
-            yield f"generate.split={split} is not a split; {has}{meant}"
-        else:
-            yield f"data.eval_splits={show(config.data.eval_splits)}: {has}{did_you_mean(near)}"
-
-
-def answer_problems(config: Config) -> Iterator[str]:
-    """Nothing to answer or to compare with, or prompts that the format does not have."""
-    answered = splits_answered(config)
-    if config.data.format == "text" and answered:
-        yield "data.format=text has no prompts to answer; set data.eval_splits=[]"
-    if config.task == "generate" and not config.generate.input and not answered:
-        yield "task=generate has nothing to answer; set generate.split=SPLIT or generate.input=FILE"
-    if config.task == "evaluate" and not answered:
-        if not config.evaluate.predictions:
-            yield "task=evaluate has nothing to answer; set generate.split=SPLIT"
-        elif not config.evaluate.references:
-            yield "task=evaluate has no gold; set generate.split=SPLIT or evaluate.references=FILE"
-
-
 def model_problems(config: Config) -> Iterator[str]:
     """A model that the settings do not determine."""
     if config.task == "evaluate" and config.evaluate.predictions:
@@ -243,11 +192,9 @@ def model_problems(config: Config) -> Iterator[str]:
         yield "task=export has nothing to export; set weights=RUN_DIR"
 
 
-def template_problems(config: Config) -> Iterator[str]:
-    """A template that does not show the prompt once."""
-    count = config.template.prompt.count("{prompt}")
-    if count != 1:
-        yield f"template.prompt must hold {{prompt}} exactly once; it holds it {count} times"
+def template_rules(config: Config) -> Iterator[str]:
+    """A template that cannot be rendered."""
+    yield from template_problems(config.template)
 
 
 def resume_problems(config: Config) -> Iterator[str]:
@@ -262,11 +209,9 @@ RULES: tuple[Rule, ...] = (
     node_count_problems,
     quantization_problems,
     adapter_problems,
-    objective_problems,
-    split_problems,
-    answer_problems,
+    data_problems,
     model_problems,
-    template_problems,
+    template_rules,
     resume_problems,
     path_problems,
     node_problems,

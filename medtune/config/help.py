@@ -173,8 +173,11 @@ def read_schema() -> dict[str, list[KeyHelp]]:
         for node in tree.body
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
     }
-    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
-    return {node.name: list(class_keys(node, constants)) for node in classes}
+    sections: dict[str, list[KeyHelp]] = {}
+    for node in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+        inherited = [key for base in node.bases for key in sections.get(ast.unparse(base), [])]
+        sections[node.name] = [*inherited, *class_keys(node, constants)]
+    return sections
 
 
 def class_keys(node: ast.ClassDef, constants: dict[str, ast.expr]) -> Iterator[KeyHelp]:

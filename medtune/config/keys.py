@@ -4,7 +4,7 @@ import functools
 import types
 import typing
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -38,13 +38,20 @@ def schema_keys() -> dict[str, Key]:
 
 def walk(section: type, prefix: str) -> Iterator[Key]:
     """The keys of a dataclass and of the dataclasses in it."""
-    hints = typing.get_type_hints(section)
-    for item in fields(section):
-        annotation = hints[item.name]
-        if is_dataclass(annotation):
-            yield from walk(typing.cast(type, annotation), f"{prefix}{item.name}.")
+    for key in own_keys(section):
+        if is_dataclass(key.type):
+            yield from walk(typing.cast(type, key.type), f"{prefix}{key.name}.")
         else:
-            yield Key(prefix + item.name, annotation, tuple(item.metadata.get("choices", ())))
+            yield replace(key, name=prefix + key.name)
+
+
+@cache
+def own_keys(section: type) -> list[Key]:
+    """The fields of a dataclass, sections among them, by their own names."""
+    hints = typing.get_type_hints(section)
+    return [
+        Key(item.name, hints[item.name], tuple(item.metadata.get("choices", ()))) for item in fields(section)
+    ]
 
 
 @cache

@@ -2,14 +2,14 @@
 
 import types
 import typing
-from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
-from medtune.config.keys import describe, schema_keys, section_names
+from medtune.config.keys import Key, describe, own_keys, schema_keys, section_names
 from medtune.config.schema import Config
 from medtune.config.suggest import did_you_mean, nearest, nearest_key
 from medtune.runtime.errors import ConfigError
@@ -64,21 +64,19 @@ def read_section(section: type[Section], values: Any, prefix: str, problems: lis
     if not isinstance(values, Mapping):
         problems.append(f"{prefix.rstrip('.')}={values} is a section: its keys are set one by one")
         values = {}
-    hints = typing.get_type_hints(section)
-    known = {item.name for item in fields(section)}  # type: ignore[arg-type]
+    known = {key.name: key for key in own_keys(section)}  # type: ignore[arg-type]
     for name in values:
         if name not in known:
-            problems.append(unknown_key(f"{prefix}{name}", values[name]))
+            problems.append(unknown_key(prefix, name, values[name], known))
     read: dict[str, Any] = {}
-    for name in known & set(values):
-        annotation = hints[name]
-        if is_dataclass(annotation):
-            read[name] = read_section(
-                typing.cast(type, annotation), values[name], f"{prefix}{name}.", problems
-            )
+    for name, key in known.items():
+        if name not in values:
+            continue
+        if is_dataclass(key.type):
+            read[name] = read_section(typing.cast(type, key.type), values[name], f"{prefix}{name}.", problems)
         else:
-            value = convert(values[name], annotation)
-            problem = value_problem(f"{prefix}{name}", values[name], value)
+            value = convert(values[name], key.type)
+            problem = value_problem(replace(key, name=f"{prefix}{name}"), values[name], value)
             if problem:
                 problems.append(problem)
             else:
@@ -86,22 +84,23 @@ def read_section(section: type[Section], values: Any, prefix: str, problems: lis
     return section(**read)
 
 
-def unknown_key(key: str, value: Any) -> str:
+def unknown_key(prefix: str, name: str, value: Any, siblings: Iterable[str]) -> str:
     """The problem of a key that the schema does not have."""
+    key = f"{prefix}{name}"
+    candidates = [*section_names(), *schema_keys(), *(f"{prefix}{sibling}" for sibling in siblings)]
     return f"{key}={show(value)}: there is no key {key}" + did_you_mean(
-        nearest_key(key, [*section_names(), *schema_keys()])
+        nearest_key(key, list(dict.fromkeys(candidates)))
     )
 
 
-def value_problem(key: str, given: Any, converted: Any) -> str | None:
+def value_problem(key: Key, given: Any, converted: Any) -> str | None:
     """The problem of a known key's value: of another type, or none of its choices."""
-    known = schema_keys()[key]
     if converted is WRONG:
-        return f"{key}={show(given)} is not {describe(known.type)}"
-    if known.choices and converted not in known.choices:
-        near = nearest(str(given), known.choices)
-        meant = did_you_mean(f"{key}={near}" if near else None)
-        return f"{key}={show(given)} is none of {', '.join(known.choices)}{meant}"
+        return f"{key.name}={show(given)} is not {describe(key.type)}"
+    if key.choices and converted not in key.choices:
+        near = nearest(str(given), key.choices)
+        meant = did_you_mean(f"{key.name}={near}" if near else None)
+        return f"{key.name}={show(given)} is none of {', '.join(key.choices)}{meant}"
     return None
 
 

@@ -3,12 +3,14 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from medtune.config.keys import value_of
-from medtune.config.schema import Config
+from medtune.config.schema import Config, SourceConfig
+from medtune.config.sources import source_of_split
+from medtune.runtime.errors import ConfigError
 
 PATH_KEYS = (
-    "data.dir",
     "data.cache_dir",
     "weights",
     "generate.input",
@@ -36,6 +38,9 @@ def with_absolute_paths(config: Config, start: Path) -> None:
         path = value_of(config, key)
         if path:
             assign(config, key, absolute(path, start))
+    for source in [vars(config.data), *(config.data.sources.values())]:
+        if isinstance(source, dict):
+            settle_source_paths(source, start)
     for key in MODEL_KEYS:
         path = value_of(config, key)
         if path and is_local(path, start):
@@ -44,6 +49,25 @@ def with_absolute_paths(config: Config, start: Path) -> None:
         config.resume = absolute(config.resume, start)
     if config.run_dir:
         config.run_dir = absolute(config.run_dir, start)
+
+
+def settle_source_paths(source: dict[str, Any], start: Path) -> None:
+    """Makes the paths of a source absolute: its folder, a local hub folder, and splits that lie elsewhere.
+
+    A split is a name in ``dir``; without a ``dir``, or when it is not found there, a path from ``start``.
+    """
+    if isinstance(source.get("dir"), str):
+        source["dir"] = absolute(source["dir"], start)
+    if isinstance(source.get("hub"), str):
+        if is_local(source["hub"], start):
+            source["hub"] = absolute(source["hub"], start)
+        return
+    splits = source.get("splits")
+    for split, value in splits.items() if isinstance(splits, dict) else ():
+        if isinstance(value, str) and not (source.get("dir") and exists(Path(source["dir"]) / value)):
+            elsewhere = Path(absolute(value, start))
+            if exists(elsewhere) or not source.get("dir"):
+                splits[split] = str(elsewhere)
 
 
 def assign(config: Config, key: str, value: str) -> None:
@@ -106,33 +130,55 @@ def needs_model(config: Config) -> bool:
 
 
 def data_problems(config: Config) -> Iterator[str]:
-    """Files of ``data.splits`` that the task reads and that are not there."""
-    read = splits_read(config)
-    if not read:
-        return
-    splits = [split for split in read if split in config.data.splits]
-    folder = Path(config.data.dir) if config.data.dir else None
-    origin = f" (origin: {config.data.origin})" if config.data.origin else ""
-    if folder is None:
-        yield f"data.dir is not set, and data={config.data.name} needs it; set data.dir=FOLDER{origin}"
+    """Files of the splits that the task reads and that are not there."""
+    for split in splits_read(config):
+        try:
+            source, inner = source_of_split(config.data, split)
+        except (ConfigError, ValueError):
+            continue  # data_checks says so
+        prefix = f"data.sources.{source.name}" if config.data.mix else "data"
+        if source.dataset is None and source.hub is None and inner in source.splits:
+            yield from file_problems(source, inner, prefix)
+
+
+def file_problems(source: SourceConfig, split: str, prefix: str) -> Iterator[str]:
+    """A split's file, folder or pattern that is not there, and where it can be had."""
+    origin = f" (origin: {source.origin})" if source.origin else ""
+    value = source.splits[split]
+    folder = Path(source.dir) if source.dir else None
+    if Path(value).is_absolute():
+        if not exists(Path(value)):
+            yield f"{prefix}.splits.{split}={value} is not there{origin}"
+    elif folder is None:
+        yield f"{prefix}.dir is not set, and data={source.name} needs it; set {prefix}.dir=FOLDER{origin}"
     elif not folder.is_dir():
-        yield f"data.dir={folder} is not there; set data.dir=FOLDER{origin}"
-    else:
-        for split in splits:
-            if not (folder / config.data.splits[split]).is_file():
-                yield (
-                    f"data.splits.{split}={config.data.splits[split]} is not in data.dir={folder}; "
-                    f"set data.dir=FOLDER or data.splits.{split}=FILE{origin}"
-                )
+        yield f"{prefix}.dir={folder} is not there; set {prefix}.dir=FOLDER{origin}"
+    elif not exists(folder / value):
+        yield (
+            f"{prefix}.splits.{split}={value} is not in {prefix}.dir={folder}; "
+            f"set {prefix}.dir=FOLDER or {prefix}.splits.{split}=FILE{origin}"
+        )
+
+
+def exists(path: Path) -> bool:
+    """Whether a file, a folder or a match of a pattern is there."""
+    if path.exists():
+        return True
+    return any(sign in path.name for sign in "*?[") and any(path.parent.glob(path.name))
 
 
 def splits_read(config: Config) -> list[str]:
     """The splits whose files the task opens."""
     answered = splits_answered(config)
+    data = config.data
+    prefixes = [f"{name}/" for name in data.mix] or [""]
     if config.task in ("train", "prepare"):
-        return list(dict.fromkeys(["train", "validation", *answered]))
+        learned = [f"{prefix}{split}" for prefix in prefixes for split in ("train", "validation")]
+        return list(dict.fromkeys([*learned, *answered]))
     if answered and config.task == "evaluate" and config.eval.trivial and not config.evaluate.predictions:
-        return ["train", *answered]  # the rules without learning count its answers
+        # The rules without learning count its answers.
+        trained = [f"{split.rpartition('/')[0]}/train" if data.mix else "train" for split in answered]
+        return list(dict.fromkeys([*trained, *answered]))
     return answered
 
 

@@ -191,7 +191,8 @@ class SourceConfig:
     filter: FilterConfig = field(default_factory=FilterConfig)
     """Records to leave out."""
     on_error: str = choice("raise", "skip")
-    """A record that cannot be read: ``raise`` stops and names it; ``skip`` leaves it out, counted and listed."""
+    """A record that cannot be read: ``raise`` stops and names it; ``skip`` leaves it out, counted and
+    listed."""
     overlong: str = choice("error", "drop", "truncate", "split")
     """What happens to an example longer than ``data.sequence_length``: ``error`` stops and says how many
     there are; ``drop`` leaves it out; ``truncate`` cuts the prompt from the left and keeps the response;
@@ -226,8 +227,8 @@ class DataConfig(SourceConfig):
     mix_temperature: float = 1.0
     """Raises each share to the power 1/temperature: above 1 small sources gain. Not with mix_by=epochs."""
     mix_stop: str = choice("first", "all", "steps")
-    """When an epoch of a mix ends: ``first``: when a source has been read once; ``all``: when each has, smaller
-    ones repeating; ``steps``: after ``trainer.max_steps``, every source repeating as needed."""
+    """When an epoch of a mix ends: ``first``: when a source has been read once; ``all``: when each has,
+    smaller ones repeating; ``steps``: after ``trainer.max_steps``, every source repeating as needed."""
     dedup: str = choice("none", "exact", "near")
     """Remove duplicates within and across sources: ``exact``: equal content; ``near``: also a Jaccard
     similarity of at least ``dedup_threshold``."""
@@ -249,8 +250,8 @@ class DataConfig(SourceConfig):
     global_batch_size: int = 8
     """Rows per optimizer step over all devices; gradient accumulation follows from it."""
     global_batch_tokens: int | None = None
-    """Tokens per optimizer step instead of rows: ``global_batch_size`` becomes the multiple of what the devices
-    take in one pass that is nearest to it in full rows."""
+    """Tokens per optimizer step instead of rows: ``global_batch_size`` becomes the multiple of what the
+    devices take in one pass that is nearest to it in full rows."""
     num_workers: int = 0
     """Processes that collate batches. 0: the training process itself, which is enough for packed rows."""
     prepare_workers: int | None = None
@@ -263,9 +264,9 @@ class DataConfig(SourceConfig):
 class TemplateConfig:
     """The text and control tokens around the turns of a conversation, as data; see docs/templates.md.
 
-    A piece is text, in which ``{system}``, ``{prompt}``, ``{response}``, ``{text}`` and ``{round}`` (from 1) stand for the
-    example's own, or a control token, which is added as its id: ``{token: <|im_start|>}``, ``{token: bos}``,
-    ``{token: eos}`` or ``{id: 195}``.
+    A piece is text, in which ``{system}``, ``{prompt}``, ``{response}``, ``{text}`` and ``{round}`` (from 1)
+    stand for the example's own, or a control token, which is added as its id: ``{token: <|im_start|>}``,
+    ``{token: bos}``, ``{token: eos}`` or ``{id: 195}``.
     """
 
     name: str = "plain"
@@ -273,8 +274,8 @@ class TemplateConfig:
     start: list[Any] = field(default_factory=list)
     """Pieces at the start of every conversation and document."""
     system: list[Any] = field(default_factory=list)
-    """Pieces of the system prompt, when there is one; empty: ``first_prompt`` holds it, or the template has no
-    place for one."""
+    """Pieces of the system prompt, when there is one; empty: ``first_prompt`` holds it, or the template has
+    no place for one."""
     default_system: str | None = None
     """System prompt of conversations without one of their own. null: none."""
     first_prompt: list[Any] = field(default_factory=list)

@@ -20,7 +20,9 @@ from medtune.config.inherit import (
 )
 from medtune.config.load import read_config
 from medtune.config.paths import with_absolute_paths
-from medtune.config.schema import Config
+from medtune.config.registry import resolve_registry
+from medtune.config.schema import ColumnsConfig, Config
+from medtune.config.sources import SOURCE_KEYS
 from medtune.config.unused import unused_warning
 from medtune.runtime.errors import ConfigError
 
@@ -66,8 +68,10 @@ def settle(
     values, notes, refused = inherit(values, typed, start)
     config, unreadable = read_config(values)
     with_absolute_paths(config, start)
+    unresolved = resolve_registries(config)
     choose_devices(config, machine)
-    found = [*problems, *refused, *unreadable, *check(config, machine, rules)]
+    unbatched = batch_rows(config, typed)
+    found = [*problems, *refused, *unreadable, *unresolved, *unbatched, *check(config, machine, rules)]
     if found:
         raise ConfigError(list(dict.fromkeys(found)))
     warning = unused_warning(config, typed)
@@ -122,3 +126,39 @@ def choose_devices(config: Config, machine: Machine) -> None:
         trainer.devices = 1
     elif trainer.devices is None:
         trainer.devices = max(1, machine.gpus) if trainer.accelerator == "cuda" else 1
+
+
+def resolve_registries(config: Config) -> list[str]:
+    """Reads what a ``dataset_info.json`` says about the sources that name a key of it; returns problems."""
+    data = config.data
+    problems: list[str] = []
+    if not data.mix and data.dataset is not None:
+        values, problems = resolve_registry({key: getattr(data, key) for key in SOURCE_KEYS})
+        for key, value in values.items():
+            setattr(
+                data, key, ColumnsConfig(**value) if key == "columns" and isinstance(value, dict) else value
+            )
+    elif not data.mix and data.name == "dataset_info" and config.task in ("train", "prepare"):
+        problems = ["data=dataset_info needs data.dataset=KEY, a key of the dataset_info.json in data.dir"]
+    for name, source in data.sources.items():
+        if isinstance(source, dict) and source.get("dataset") is not None:
+            data.sources[name], found = resolve_registry(source)
+            problems += [f"data.sources.{name}: {problem}" for problem in found]
+    return problems
+
+
+def batch_rows(config: Config, typed: Sequence[str]) -> list[str]:
+    """Turns ``data.global_batch_tokens`` into rows; returns problems."""
+    data = config.data
+    if data.global_batch_tokens is None:
+        return []
+    if "data.global_batch_size" in typed:
+        return [
+            f"data.global_batch_tokens={data.global_batch_tokens} and data.global_batch_size="
+            f"{data.global_batch_size} say the same in tokens and in rows; set one of them"
+        ]
+    devices = (config.trainer.devices or 1) * config.trainer.num_nodes
+    per_pass = max(1, (data.micro_batch_size or 1) * devices)
+    rows = data.global_batch_tokens / max(1, data.sequence_length)
+    data.global_batch_size = max(1, round(rows / per_pass)) * per_pass
+    return []

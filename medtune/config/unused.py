@@ -23,8 +23,45 @@ DEVICES = (
 )
 # Keys of ``data`` by which rows become batches, and by which examples become rows; text that is generated
 # from has neither.
-BATCHES = ("data.micro_batch_size", "data.global_batch_size", "data.num_workers")
-ROWS = (*BATCHES, "data.sequence_length", "data.packing", "data.overlong", "data.cache_dir")
+BATCHES = ("data.micro_batch_size", "data.global_batch_size", "data.global_batch_tokens", "data.num_workers")
+ROWS = (
+    *(
+        *BATCHES,
+        "data.sequence_length",
+        "data.packing",
+        "data.pack_groups",
+        "data.overlong",
+        "data.cache_dir",
+    ),
+    *("data.prepare_workers", "data.learn", "data.learn_thinking", "data.filter", "data.max_tokens"),
+    *("data.dedup", "data.dedup_threshold", "data.contamination", "data.mix_by", "data.mix_temperature"),
+    *("data.mix_stop",),
+)
+# Keys that describe one data set, and therefore nothing in a mix.
+OF_ONE_SOURCE = (
+    *("data.dir", "data.origin", "data.hub", "data.subset", "data.revision", "data.streaming"),
+    *("data.dataset", "data.sha1", "data.splits", "data.columns", "data.roles", "data.objective"),
+    *("data.weight", "data.max_passes"),
+)
+# Which formats read a column.
+COLUMN_READERS = {
+    "text": ("text",),
+    "instruction": ("pair", "alpaca", "preference"),
+    "query": ("pair", "alpaca", "preference"),
+    "response": ("pair", "alpaca"),
+    "system": ("alpaca", "messages", "preference"),
+    "history": ("alpaca", "preference"),
+    "messages": ("messages", "preference"),
+    "role": ("messages", "preference"),
+    "content": ("messages", "preference"),
+    "chosen": ("preference",),
+    "rejected": ("preference",),
+}
+# Keys of a template that a chat template takes the place of.
+PIECES = tuple(
+    f"template.{name}"
+    for name in ("start", "system", "first_prompt", "prompt", "response", "separator", "end")
+)
 # What each task reads, beside the keys that every run has. A section stands for all of its keys.
 READ_BY_TASK = {
     "train": (
@@ -34,7 +71,7 @@ READ_BY_TASK = {
     ),
     "prepare": (
         *("objective", *TEXT, "model.name", "model.path", "model.revision", "model.tokenizer"),
-        *("model.model_type", "model.init", "trainer.accelerator"),
+        *("model.model_type", "model.init", "trainer.accelerator", "trainer.max_steps", "trainer.devices"),
     ),
     "generate": (*MODEL, *TEXT, *DEVICES, "launcher", "generate"),
     "evaluate": (*MODEL, *TEXT, *DEVICES, "launcher", "generate.split", *SAMPLING, "evaluate", "eval"),
@@ -82,18 +119,60 @@ IDLE = (
         lambda config: config.trainer.max_steps is not None,
         lambda config: f"trainer.max_steps={config.trainer.max_steps}",
     ),
-    Idle(
-        ("data.columns.instruction", "data.columns.query", "data.columns.response"),
-        lambda config: config.data.format != "pair",
-        lambda config: f"data.format={config.data.format}",
+    *(
+        Idle(
+            (f"data.columns.{column}",),
+            lambda config, formats=formats: config.data.format not in ("auto", *formats),
+            lambda config: f"data.format={config.data.format}",
+        )
+        for column, formats in COLUMN_READERS.items()
     ),
     Idle(
-        ("data.columns.text",),
-        lambda config: config.data.format != "text",
+        ("data.roles",),
+        lambda config: config.data.format not in ("auto", "messages", "preference"),
         lambda config: f"data.format={config.data.format}",
     ),
+    Idle(OF_ONE_SOURCE, lambda config: bool(config.data.mix), lambda config: "data.mix"),
     Idle(
-        ("template.prompt", "template.separator"),
+        (
+            "data.sources",
+            "data.mix_by",
+            "data.mix_temperature",
+            "data.mix_stop",
+            "data.weight",
+            "data.max_passes",
+        ),
+        lambda config: not config.data.mix,
+        lambda config: "data.mix=[]",
+    ),
+    Idle(
+        ("data.mix_temperature", "data.mix_stop"),
+        lambda config: config.data.mix_by == "epochs",
+        lambda config: "data.mix_by=epochs",
+    ),
+    Idle(
+        ("data.dedup_threshold",),
+        lambda config: config.data.dedup != "near",
+        lambda config: f"data.dedup={config.data.dedup}",
+    ),
+    Idle(
+        ("data.filter.language",),
+        lambda config: config.data.filter.min_language_share is None,
+        lambda config: "data.filter.min_language_share=null",
+    ),
+    Idle(
+        ("data.verify",),
+        lambda config: not config.data.mix and not config.data.sha1,
+        lambda config: "a data set that comes with no sha1",
+    ),
+    Idle(PIECES, lambda config: config.template.chat, lambda config: "template.chat=true"),
+    Idle(
+        ("template.chat_arguments",),
+        lambda config: not config.template.chat,
+        lambda config: "template.chat=false",
+    ),
+    Idle(
+        ("template.prompt", "template.separator", "template.response", "template.system", "template.end"),
         lambda config: config.data.format == "text" and config.task in ("train", "prepare"),
         lambda config: "data.format=text",
     ),
@@ -119,8 +198,8 @@ IDLE = (
     ),
     Idle(
         ("trainer.val_every_n_steps", "trainer.val_max_rows"),
-        lambda config: "validation" not in config.data.splits,
-        lambda config: "no split named validation",
+        lambda config: not has_validation(config),
+        lambda config: "no validation split and no data.validation_size",
     ),
     Idle(
         ("eval.limit", "eval.trivial", "eval.untrained", *SAMPLING, "evaluate.protocol"),
@@ -168,6 +247,15 @@ IDLE = (
         lambda config: "task=evaluate",
     ),
 )
+
+
+def has_validation(config: Config) -> bool:
+    """Whether some source has rows to validate on."""
+    data = config.data
+    sources = [vars(data)] if not data.mix else [dict(source) for source in data.sources.values()]
+    return any(
+        "validation" in (source.get("splits") or {}) or source.get("validation_size") for source in sources
+    )
 
 
 @dataclass(frozen=True)

@@ -1,65 +1,124 @@
-"""The ledger: what became of every example and token, in sums that close."""
+"""The ledger: what became of every record and token, in sums that close."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from medtune.data.fates import Fate
+from medtune.data.parts import Part, offsets_of
 from medtune.data.rows import PackedSplit
 
-Entry = Mapping[str, Any]
-COLUMNS = ("documents", "documents_kept", "overlong", "tokens_kept", "learned_tokens")
+HISTOGRAM_BINS = 24
+PERCENTILES = {"min": 0, "p50": 50, "p90": 90, "p99": 99, "max": 100}
 
 
-def ledger_entry(split: PackedSplit, source: str) -> dict[str, Any]:
-    """Counts of one source's split.
+def split_ledger(split: PackedSplit) -> dict[str, Any]:
+    """Counts of a split: of each source, and of the rows of its first epoch.
 
-    Tokens in = kept + dropped + cut; row room = kept tokens + padding.
+    Of each source: records read = dropped by each cause + kept; tokens = dropped by each cause + cut +
+    kept. Records that a filter or an error left out were never tokenised. Of the rows: room = tokens +
+    padding; the tokens are those that the mix drew.
     """
-    store, pieces, rows = split.store, split.pieces, split.rows
-    tokens_in = int(store.lengths.sum())
-    kept = int((pieces.end - pieces.start).sum())
-    dropped = int(store.lengths.sum() - store.lengths[np.unique(pieces.document)].sum())
-    room = len(rows) * split.sequence_length
+    draw, rows = split.draw_of(0), split.rows_of(0)
+    sources = {}
+    for number, part in enumerate(split.parts):
+        sources[part.name] = {
+            **source_ledger(split, part, number),
+            "mix": {
+                "wanted": round(float(draw.wanted[number]), 5),
+                "realised": round(float(draw.realised[number]), 5),
+                "passes": round(float(draw.passes[number]), 4),
+                "documents": int(draw.documents[number]),
+                "tokens": int(draw.tokens[number]),
+                "learned_tokens": int(draw.learned[number]),
+            },
+        }
+    tokens, room = int(rows.lengths.sum()), len(rows) * split.sequence_length
     return {
-        "source": source,
-        "documents": len(store),
-        "documents_kept": int(len(np.unique(pieces.document))),
-        "overlong": pieces.overlong,
-        "dropped": pieces.dropped,
-        "truncated": pieces.truncated,
-        "tokens": tokens_in,
-        "tokens_kept": kept,
-        "tokens_dropped": dropped,
-        "tokens_cut": tokens_in - kept - dropped,
-        "learned_tokens": int(split.learned.sum()),
-        "rows": len(rows),
-        "sequence_length": split.sequence_length,
-        "padding": room - kept,
-        "utilisation": round(rows.utilisation(split.sequence_length), 5),
-        "length_quantiles": quantiles(store.lengths),
-        "cache": store.folder.name,
+        "sources": sources,
+        "rows": {
+            "count": len(rows),
+            "sequence_length": split.sequence_length,
+            "room": room,
+            "tokens": tokens,
+            "padding": room - tokens,
+            "utilisation": round(rows.utilisation(split.sequence_length), 5),
+            "learned_tokens": int(split.learned_of(0).sum()),
+            "fill_histogram": histogram(rows.lengths, split.sequence_length),
+        },
+        "every_epoch_the_same": split.is_constant,
     }
 
 
-def quantiles(lengths: np.typing.NDArray[np.int64]) -> dict[str, int]:
+def source_ledger(split: PackedSplit, part: Part, number: int) -> dict[str, Any]:
+    """Counts of one source in a split."""
+    store, lengths = part.store, part.store.lengths
+    documents = np.bincount(part.fates, minlength=len(Fate))
+    tokens = np.bincount(part.fates, weights=lengths, minlength=len(Fate)).astype(np.int64)
+    causes = {fate.name.lower(): fate for fate in Fate if fate != Fate.KEPT}
+    pieces = split.pieces
+    first, last = offsets_of(split.parts)[number : number + 2]
+    own = (pieces.document >= first) & (pieces.document < last)
+    kept_tokens = int((pieces.end - pieces.start)[own].sum())
+    return {
+        "split": part.split,
+        "files": list(store.files),
+        "cache": store.folder.name,
+        "encoder": store.meta["encoder"],
+        "learned": "responses" if part.objective == "sft" else "every token",
+        "documents": {
+            "read": int(store.meta["records"]),
+            "dropped": {
+                **{cause: int(count) for cause, count in store.meta["dropped"].items()},
+                **{cause: int(documents[fate]) for cause, fate in causes.items() if documents[fate]},
+            },
+            "kept": int(documents[Fate.KEPT]),
+        },
+        "tokens": {
+            "read": int(lengths.sum()),
+            "dropped": {cause: int(tokens[fate]) for cause, fate in causes.items() if documents[fate]},
+            "cut": int(tokens[Fate.KEPT]) - kept_tokens,
+            "kept": kept_tokens,
+        },
+        "overlong": int((lengths > split.sequence_length).sum()),
+        "with_eos": int(store.meta["ends_with_eos"]),
+        "repeated_sample_ids": repeated(store.samples),
+        "length_quantiles": quantiles(lengths),
+        "length_histogram": histogram(lengths, int(lengths.max())) if len(lengths) else {},
+    }
+
+
+def repeated(samples: NDArray[np.uint64]) -> int:
+    """Documents whose sample id an earlier one has; those without an id are not counted."""
+    named = samples[samples != 0]
+    return len(named) - len(np.unique(named))
+
+
+def quantiles(lengths: NDArray[np.int64]) -> dict[str, int]:
     """Lengths at the usual percentiles, in tokens."""
-    points = {"min": 0, "p50": 50, "p90": 90, "p99": 99, "max": 100}
-    return {name: int(np.percentile(lengths, point)) for name, point in points.items()}
+    if not len(lengths):
+        return dict.fromkeys(PERCENTILES, 0)
+    return {name: int(np.percentile(lengths, point)) for name, point in PERCENTILES.items()}
 
 
-def ledger_text(entries: Mapping[str, Entry]) -> str:
-    """The ledger as an aligned plain-text table, one line per split."""
-    header = ["split", "documents", "kept", "overlong", "tokens", "learned", "rows", "padding %"]
-    body = [
-        [
-            name,
-            *(f"{entry[key]:,}" for key in COLUMNS),
-            f"{entry['rows']:,} x {entry['sequence_length']}",
-            f"{100 * (1 - entry['utilisation']):.2f}",
-        ]
-        for name, entry in entries.items()
-    ]
-    widths = [max(len(row[column]) for row in [header, *body]) for column in range(len(header))]
-    lines = [[cell.rjust(width) for cell, width in zip(row, widths, strict=True)] for row in [header, *body]]
-    return "\n".join("  ".join(line) for line in lines)
+def histogram(values: NDArray[np.int64], top: int) -> dict[str, list[int]]:
+    """Counts of ``values`` between equally spaced edges from 0 to ``top``."""
+    edges = np.unique(np.linspace(0, max(1, top), HISTOGRAM_BINS + 1).round().astype(np.int64))
+    counts, _ = np.histogram(values, edges)
+    return {"edges": edges.tolist(), "counts": counts.tolist()}
+
+
+def check_closes(ledger: Mapping[str, Any]) -> None:
+    """Makes sure that every sum of a split's ledger closes; one that does not is a bug of ours."""
+    for name, source in ledger["sources"].items():
+        for what in ("documents", "tokens"):
+            sums = source[what]
+            out = sum(sums["dropped"].values()) + sums.get("cut", 0)
+            assert sums["read"] == out + sums["kept"], f"{name}: the {what} do not add up: {sums}"
+    rows = ledger["rows"]
+    assert rows["room"] == rows["tokens"] + rows["padding"], f"the rows do not add up: {rows}"
+    drawn = [source["mix"] for source in ledger["sources"].values()]
+    for key in ("tokens", "learned_tokens"):
+        assert rows[key] == sum(mix[key] for mix in drawn), f"{key} of the rows and of the mix differ"

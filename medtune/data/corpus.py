@@ -1,0 +1,167 @@
+"""The splits that a run learns from: every source prepared, duplicates marked, lengths settled, rows packed."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medtune.config.schema import Config, DataConfig, SourceConfig
+from medtune.config.sources import sources_of
+from medtune.data.content import content_of
+from medtune.data.dedup import DedupReport, mark_duplicates
+from medtune.data.fates import Fate
+from medtune.data.held_out import Fingerprints, fingerprints_of_split, fingerprints_of_store
+from medtune.data.parts import Part
+from medtune.data.prepare import TokenizerSource, prepare_split
+from medtune.data.reading import raw_records, reader_of, split_files
+from medtune.data.rows import PackedSplit
+from medtune.data.store import TokenStore
+from medtune.runtime.hardware import PROJECT
+
+TRAIN, VALIDATION = "train", "validation"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What a run learns from and is watched on.
+
+    Attributes:
+        splits: ``train``, and ``validation`` where there is one.
+        duplicates: What was found twice.
+    """
+
+    splits: dict[str, PackedSplit]
+    duplicates: DedupReport
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills rows up; nothing reads it but the embedding."""
+        return int(self.splits[TRAIN].parts[0].store.meta["pad_id"] or 0)
+
+
+def build_corpus(config: Config, tokenizer: TokenizerSource) -> Corpus:
+    """Prepares every source and packs the splits; the tokens come from the cache when they are there.
+
+    Safe before any process group exists: one process tokenises, the others wait on a file lock.
+
+    Raises:
+        ValueError: A file or record cannot be used; names it.
+    """
+    data, cache = config.data, cache_folder(config.data)
+    train, validation = [], []
+    for source in sources_of(data).values():
+        store = prepare_split(source, TRAIN, config.template, tokenizer, cache, data.prepare_workers)
+        held = held_out(store, source)
+        fates = np.where(held, Fate.VALIDATION, Fate.KEPT).astype(np.uint8)
+        train.append(Part(source.name, TRAIN, source, store, objective_of(config, source), fates))
+        if VALIDATION in source.splits:
+            store = prepare_split(source, VALIDATION, config.template, tokenizer, cache, data.prepare_workers)
+            fates, split = np.zeros(len(store), dtype=np.uint8), VALIDATION
+        elif held.any():
+            fates, split = np.where(held, Fate.KEPT, Fate.TRAIN).astype(np.uint8), TRAIN
+        else:
+            continue
+        validation.append(Part(source.name, split, source, store, train[-1].objective, fates))
+    duplicates = mark_duplicates(train, data, held_out_splits(data, validation, cache), contents, cache)
+    return Corpus(pack_splits(config, train, validation), duplicates)
+
+
+def cache_folder(data: DataConfig) -> Path:
+    """Where tokenised data is kept."""
+    return Path(data.cache_dir or PROJECT / "data" / "cache")
+
+
+def pack_splits(config: Config, train: list[Part], validation: list[Part]) -> dict[str, PackedSplit]:
+    """The rows of both splits."""
+    data = config.data
+    splits = {
+        TRAIN: PackedSplit(
+            train,
+            data,
+            TRAIN,
+            config.seed,
+            is_train=True,
+            max_steps=config.trainer.max_steps,
+            rows_per_step=data.global_batch_size,
+        )
+    }
+    if validation:
+        splits[VALIDATION] = PackedSplit(validation, data, VALIDATION, config.seed, is_train=False)
+    return splits
+
+
+def objective_of(config: Config, source: SourceConfig) -> str:
+    """What is learned of a source: the run's objective; in a mix its own, and ``pretrain`` of texts."""
+    if not config.data.mix:
+        return config.objective
+    is_text = source.format == "text" or (
+        source.format == "auto" and reader_of(source, TRAIN, needs_response=True).format == "text"
+    )
+    return source.objective or ("pretrain" if is_text else config.objective)
+
+
+def held_out(store: TokenStore, source: SourceConfig) -> NDArray[np.bool_]:
+    """Which documents ``validation_size`` holds out, by their prompts alone.
+
+    Equal prompts share a side, and no other record decides about a share; a number takes those with the
+    smallest fingerprints.
+    """
+    size, prompts = source.validation_size, store.prompts
+    if not size:
+        return np.zeros(len(store), dtype=bool)
+    if size < 1:
+        limit = np.uint64(int(size * 2**64))
+        return prompts < limit
+    if size >= len(store):
+        raise ValueError(
+            f"validation_size={size:.0f} of {source.name} leaves nothing to learn: it has {len(store)} examples"
+        )
+    last = np.partition(prompts, int(size) - 1)[int(size) - 1]
+    return prompts <= last
+
+
+def held_out_splits(data: DataConfig, validation: list[Part], cache: Path) -> dict[str, Fingerprints]:
+    """What training examples must not be in: the validation rows, and every other split that is on disk."""
+    found = {}
+    for part in validation:
+        name = f"{part.name}/{VALIDATION}" if data.mix else VALIDATION
+        found[name] = fingerprints_of_store(part.store, part.kept)
+    for source in sources_of(data).values():
+        for split in source.splits:
+            if split in (TRAIN, VALIDATION) or not is_there(source, split):
+                continue
+            found[f"{source.name}/{split}" if data.mix else split] = fingerprints_of_split(source, split, cache)
+    return found
+
+
+def is_there(source: SourceConfig, split: str) -> bool:
+    """Whether a split that nothing needs can be read."""
+    if source.hub is not None:
+        return False
+    try:
+        return bool(split_files(source, split))
+    except ValueError as error:
+        log.info("data: not compared with the training examples: %s", error)
+        return False
+
+
+def contents(part: Part) -> Iterator[str]:
+    """The normalised words of each document of a part's store, read again from its source."""
+    store, reader = part.store, reader_of(part.source, part.split, needs_response=True)
+    names, index = store.files, 0
+    for file, number, raw in raw_records(part.source, part.split):
+        if index == len(store):
+            return
+        if (file, number) == (int(store.file_numbers[index]), int(store.lines[index])):
+            yield content_of(reader.read(names[file], number, raw).turns)
+            index += 1
+
+
+def source_names(splits: Mapping[str, PackedSplit]) -> list[str]:
+    """The sources by the number that batches name them by."""
+    return splits[TRAIN].source_names
