@@ -10,7 +10,7 @@ class Turn:
     """A stretch of an example by one speaker.
 
     Attributes:
-        role: ``prompt``, ``response``, or ``text`` for a plain document.
+        role: ``system`` (first only), ``prompt``, ``response``, or ``text`` for a plain document.
         text: The words, before any template.
         learned: Whether masked fine-tuning learns it; continued pretraining learns everything.
     """
@@ -25,16 +25,19 @@ class Example:
     """One record, and where it came from.
 
     Attributes:
-        turns: Prompts and responses in order, or a single ``text``.
+        turns: Perhaps a system prompt, then prompts and responses in turn, the last a response (of no
+            characters where it is withheld); or a single ``text``.
         file: The file it was read from.
-        line: Its line there, from 1 (in a JSON array: its number).
+        line: Its line there, from 1, or its number; see :func:`medtune.data.records.read_raw`.
         record: The record as read, for scoring; empty for plain text.
+        rejected: The worse response of preference data.
     """
 
     turns: tuple[Turn, ...]
     file: str
     line: int
     record: Mapping[str, Any] = field(default_factory=dict)
+    rejected: str | None = None
 
     @property
     def where(self) -> str:

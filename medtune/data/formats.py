@@ -1,59 +1,63 @@
 """From records to :class:`~medtune.data.examples.Example`: one function per format."""
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from medtune.config.schema import ColumnsConfig, DataConfig
+from medtune.config.schema import ColumnsConfig, SourceConfig
 from medtune.data.examples import Example, Turn
-from medtune.data.sources import read_lines, read_records
+from medtune.data.files import file_type
+from medtune.data.records import Raw, decode_line, parse_record
 
 PROMPTCBLUE_FIELDS = ("input", "target", "answer_choices", "task_type", "task_dataset", "sample_id")
 
-Reader = Callable[[Mapping[str, Any], ColumnsConfig, bool], tuple[Turn, ...]]
+Turns = tuple[Turn, ...]
+FormatReader = Callable[[Mapping[str, Any], ColumnsConfig, bool], Turns]
 
 
-def read_examples(path: Path, data: DataConfig, *, needs_response: bool) -> Iterator[Example]:
-    """Reads a file in ``data.format``, at most ``data.max_examples`` of it.
+class Reader:
+    """Turns raw records into examples; picklable, so that worker processes can read.
 
     Args:
-        path: The file.
-        data: Format, columns, limit.
+        source: Columns, roles, what is learned.
         needs_response: Refuse examples without a response. Training needs one; a test file whose
             targets are withheld has none.
-
-    Raises:
-        ValueError: A record that is not in the format; names file, line and field.
+        format: One of ``data.format``'s choices but ``auto``.
+        documents: Whether the lines of a ``.txt`` file are documents when ``format`` is ``text``; else they
+            are JSON records, as everywhere.
     """
-    examples = read_text(path, data) if is_plain_text(path, data) else read_turns(path, data, needs_response)
-    return islice(examples, data.max_examples)
 
+    def __init__(
+        self, source: SourceConfig, *, needs_response: bool, format: str, documents: bool = True
+    ) -> None:
+        self.source = source
+        self.needs_response = needs_response
+        self.format = format
+        self.documents = documents and format == "text"
 
-def is_plain_text(path: Path, data: DataConfig) -> bool:
-    """Whether each line of the file is a document by itself."""
-    return data.format == "text" and ".txt" in path.suffixes
+    def read(self, file: str, number: int, raw: Raw) -> Example:
+        """One example.
 
-
-def read_text(path: Path, data: DataConfig) -> Iterator[Example]:
-    """One document per line."""
-    for number, line in read_lines(path):
-        yield Example((Turn("text", line, learned=True),), str(path), number)
-
-
-def read_turns(path: Path, data: DataConfig, needs_response: bool) -> Iterator[Example]:
-    """One example per record."""
-    to_turns = READERS[data.format]
-    for number, record in read_records(path):
+        Raises:
+            ValueError: The record is not in the format; begins with ``file:number:``.
+        """
+        where = f"{file}:{number}"
+        if self.documents and isinstance(raw, bytes) and file_type(file) == "txt":
+            return Example((Turn("text", decode_line(raw, where), learned=True),), file, number)
+        record = parse_record(raw, where)
         try:
-            turns = to_turns(record, data.columns, needs_response)
+            turns = READERS[self.format](record, self.source.columns, self.needs_response)
         except ValueError as error:
-            raise ValueError(f"{path}:{number}: {error}") from error
-        yield Example(turns, str(path), number, record)
+            raise ValueError(f"{where}: {error}") from error
+        return Example(turns, file, number, record)
 
 
-def promptcblue(record: Mapping[str, Any], columns: ColumnsConfig, needs_response: bool) -> tuple[Turn, ...]:
+def named(column: str | None, default: str) -> str:
+    """The name of a column: the setting, or the format's own."""
+    return default if column is None else column
+
+
+def promptcblue(record: Mapping[str, Any], columns: ColumnsConfig, needs_response: bool) -> Turns:
     """PromptCBLUE's ``input`` and ``target``; ``target`` is empty in files without answers."""
     del columns  # the benchmark fixes its own field names
     prompt = text_of(record, "input", "data.format=promptcblue")
@@ -61,28 +65,32 @@ def promptcblue(record: Mapping[str, Any], columns: ColumnsConfig, needs_respons
     return Turn("prompt", prompt, learned=False), Turn("response", response, learned=True)
 
 
-def pair(record: Mapping[str, Any], columns: ColumnsConfig, needs_response: bool) -> tuple[Turn, ...]:
+def pair(record: Mapping[str, Any], columns: ColumnsConfig, needs_response: bool) -> Turns:
     """An instruction, perhaps a query, and a response, under any column names.
 
     Instruction and query are joined by a line break when there is a query, as the reference QLoRA
     project for Baichuan does.
     """
-    instruction = text_of(record, columns.instruction, "data.columns.instruction", may_be_empty=True)
-    query = text_of(record, columns.query, "data.columns.query", may_be_empty=True) if columns.query else ""
+    asked, about = named(columns.instruction, "instruct"), named(columns.query, "query")
+    instruction = text_of(record, asked, "data.columns.instruction", may_be_empty=True)
+    has_query = bool(about) and (about in record or columns.query is not None)
+    query = text_of(record, about, "data.columns.query", may_be_empty=True) if has_query else ""
     prompt = f"{instruction}\n{query}" if instruction and query else instruction or query
     if not prompt:
-        raise ValueError(f"both {columns.instruction!r} and {columns.query!r} are empty; there is no prompt")
-    response = text_of(record, columns.response, "data.columns.response", may_be_empty=not needs_response)
+        raise ValueError(f"both {asked!r} and {about!r} are empty; there is no prompt")
+    response = text_of(
+        record, named(columns.response, "answer"), "data.columns.response", may_be_empty=not needs_response
+    )
     return Turn("prompt", prompt, learned=False), Turn("response", response, learned=True)
 
 
-def text(record: Mapping[str, Any], columns: ColumnsConfig, needs_response: bool) -> tuple[Turn, ...]:
+def text(record: Mapping[str, Any], columns: ColumnsConfig, needs_response: bool) -> Turns:
     """A document in a column."""
     del needs_response
-    return (Turn("text", text_of(record, columns.text, "data.columns.text"), learned=True),)
+    return (Turn("text", text_of(record, named(columns.text, "text"), "data.columns.text"), learned=True),)
 
 
-READERS: dict[str, Reader] = {"promptcblue": promptcblue, "pair": pair, "text": text}
+READERS: dict[str, FormatReader] = {"promptcblue": promptcblue, "pair": pair, "text": text}
 
 
 def text_of(record: Mapping[str, Any], name: str, key: str, *, may_be_empty: bool = False) -> str:
@@ -111,15 +119,22 @@ def text_of(record: Mapping[str, Any], name: str, key: str, *, may_be_empty: boo
     return value
 
 
-def split_path(data: DataConfig, split: str) -> Path:
-    """The file of a split.
+def detect_format(record: Mapping[str, Any], columns: ColumnsConfig, where: str) -> str:
+    """The format that a record is in, told by its columns."""
+    del columns
+    if {"input", "target"} <= set(record):
+        return "promptcblue"
+    if {"instruct", "answer"} <= set(record):
+        return "pair"
+    if "text" in record:
+        return "text"
+    raise ValueError(f"{where}: the format cannot be told; set data.format")
 
-    Raises:
-        ValueError: There is no such split; names those there are.
-    """
-    if split not in data.splits:
-        near = difflib.get_close_matches(split, list(data.splits), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        known = ", ".join(data.splits) or "none"
-        raise ValueError(f"data={data.name} has no split {split!r}, only {known}{hint}")
-    return Path(data.dir or ".") / data.splits[split]
+
+def __getattr__(name: str) -> Any:
+    """The old places of ``read_examples`` and ``split_path``."""
+    if name in ("read_examples", "split_path"):
+        from medtune.data import reading
+
+        return getattr(reading, name)
+    raise AttributeError(name)

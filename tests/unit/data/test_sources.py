@@ -7,8 +7,8 @@ import lzma
 import pytest
 
 from medtune.config.schema import ColumnsConfig, DataConfig
-from medtune.data.formats import read_examples, split_path
-from medtune.data.sources import read_lines, read_records
+from medtune.data.reading import read_examples, split_path
+from medtune.data.records import read_lines, read_records
 
 GOOD = {"input": "问", "target": "答", "task_dataset": "CHIP-STS"}
 
