@@ -142,7 +142,7 @@ def unpacked(disk: IO[bytes], path: Path) -> io.BufferedReader:
     if unpack is None:
         return io.BufferedReader(cast(io.RawIOBase, disk), BUFFER)
     # Without the buffer GzipFile and LZMAFile find the ends of lines in Python, five times slower.
-    return io.BufferedReader(unpack(io.BufferedReader(cast(io.RawIOBase, disk), BUFFER)), BUFFER)  # type: ignore[arg-type]
+    return io.BufferedReader(unpack(io.BufferedReader(cast(io.RawIOBase, disk), BUFFER)), BUFFER)
 
 
 @contextmanager

@@ -81,8 +81,8 @@ def verify_files(source: SourceConfig, split: str) -> None:
     found = sha1_of(files[0])
     if found != due.lower():
         raise ValueError(
-            f"{files[0]}: its SHA-1 is {found}, but data.sha1.{split} says {due}: another version of the file, or "
-            "a damaged one; get it again, or set data.verify=false"
+            f"{files[0]}: its SHA-1 is {found}, but data.sha1.{split} says {due}: another version of the file, "
+            "or a damaged one; get it again, or set data.verify=false"
         )
 
 
@@ -104,7 +104,7 @@ def read_examples(path: Path, source: SourceConfig, *, needs_response: bool) -> 
 
 
 def split_examples(data: DataConfig, split: str, *, needs_response: bool) -> Iterator[Example]:
-    """Reads a split (in a mix ``source/split``), at most its ``max_examples``; ``data.filter`` is not applied.
+    """Reads a split (in a mix ``source/split``), at most its ``max_examples``, without ``data.filter``.
 
     Raises:
         ValueError: As :func:`read_examples`.

@@ -154,7 +154,7 @@ def skip_line(file: io.BufferedReader) -> None:
 
 
 def refuse_lone_returns(line: bytes, path: Path) -> None:
-    """Raises ValueError where what should be the first line is a whole file with carriage returns for ends."""
+    """Raises ValueError where the first line is a whole file whose lines end with carriage returns."""
     if not line.endswith(b"\n") and b"\r" in line.strip():
         raise ValueError(
             f"{path}:1: its lines end with carriage returns alone; convert it: tr '\\r' '\\n' < IN > OUT"
@@ -188,8 +188,8 @@ def refuse_single_object(line: Raw, content: Content) -> None:
         key = re.search(rb'"([^"\\]{1,60})"\s*:\s*\[', line + rest)
         name = key[1].decode(errors="replace") if key else "KEY"
         raise ValueError(
-            f"{content.path}:1: a single JSON object over several lines, not a list of records; write its records "
-            f"one a line, for example: jq -c '.{name}[]' IN > OUT.jsonl"
+            f"{content.path}:1: a single JSON object over several lines, not a list of records; write its "
+            f"records one a line, for example: jq -c '.{name}[]' IN > OUT.jsonl"
         ) from None
 
 
@@ -386,7 +386,8 @@ def read_parquet(path: Path, seen: Callable[[int], None] | None) -> Records:
         with pq.ParquetFile(path, pre_buffer=False, buffer_size=CHUNK) as file:
             rows, size, done = file.metadata.num_rows, path.stat().st_size, 0
             for batch in file.iter_batches(batch_size=256):
-                for count, record in enumerate(batch.to_pylist(), start=count + 1):
+                for record in batch.to_pylist():
+                    count += 1
                     yield count, record
                 if seen:
                     now = size * count // max(rows, 1)

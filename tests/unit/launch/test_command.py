@@ -8,7 +8,7 @@ from hydra._internal.utils import get_args_parser
 from medtune.config.compose import plain_settings
 from medtune.config.load import config_from_dict
 from medtune.config.resolvers import PROJECT
-from medtune.data.formats import pair
+from medtune.data.formats import Reader
 from medtune.launch.command import hydra_options, main, make_plan, read_options
 from medtune.runtime.errors import ConfigError
 
@@ -187,8 +187,9 @@ def test_a_command_is_accepted(line):
 @pytest.mark.parametrize("typed", ["null", ""])
 def test_records_may_have_no_query_column(typed):
     settings = make_plan(read_options(["data.format=pair", f"data.columns.query={typed}"])).settings
-    columns = config_from_dict(plain_settings(settings)[0]).data.columns
-    prompt, response = pair({"instruct": "问", "answer": "答"}, columns, True)
+    source = config_from_dict(plain_settings(settings)[0]).data
+    reader = Reader(source, needs_response=True, format="pair")
+    prompt, response = reader.read("a.json", 1, {"instruct": "问", "answer": "答"}).turns
     assert (prompt.text, response.text) == ("问", "答")
 
 
