@@ -1,4 +1,4 @@
-"""How the pieces of a template are written, and what is wrong with those that are not; without a tokenizer."""
+"""How the pieces of a template are written, and what is wrong with them; without a tokenizer."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -85,8 +85,8 @@ def system_problems(config: TemplateConfig) -> Iterator[str]:
         yield "{system} stands in both template.system and template.first_prompt; leave one of them empty"
     elif config.first_prompt and not config.system and not in_first:
         yield (
-            f"template.first_prompt={config.first_prompt} is for conversations with a system prompt, but has no "
-            "{system} and template.system is empty; the system prompt would be lost"
+            f"template.first_prompt={config.first_prompt} is for conversations with a system prompt, but "
+            "neither it nor template.system holds {system}: the system prompt would be lost"
         )
     if config.default_system and not (config.system or config.first_prompt or config.chat):
         yield (

@@ -1,27 +1,25 @@
 """From an example to token ids and learned spans: one object for training, generation and chat.
 
-A template is data: lists of pieces, each text with slots or a control token (see ``TemplateConfig``). They are
-resolved once for a vocabulary; what is left holds no tokenizer and can be sent to other processes.
+A template is data: lists of pieces, each text with slots or a control token (see ``TemplateConfig``). They
+are resolved once for a vocabulary; what is left can be sent to other processes.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from medtune.config.schema import TemplateConfig
 from medtune.config.suggest import did_you_mean, nearest
 from medtune.config.templates import SLOTS, Piece, TextPiece, TokenPiece, read_pieces, template_problems
 from medtune.data.examples import Example, Turn
+from medtune.data.segments import Encoded, Segment, Thinking, adds_space, encoded, joined
 from medtune.runtime.errors import ConfigError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from medtune.data.chat_template import ChatTemplate
     from medtune.data.vocabulary import Vocabulary
-
-# Reasoning at the start of a response, with the white space around it; without an end it is all reasoning.
-THINKING = re.compile(r"(\s*)<think>(.*?)(?:</think>(\s*)|\Z)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,72 +38,13 @@ class Control:
 Resolved = tuple[TextPiece | Control, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A stretch of a rendered example: text still to be encoded, or a control token's id.
-
-    Attributes:
-        content: Text or id.
-        learned: Whether masked fine-tuning learns it.
-        label: What is learned in its place; None: itself.
-    """
-
-    content: str | int
-    learned: bool = False
-    label: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """An example as ids.
-
-    Attributes:
-        input_ids: Token ids.
-        spans: Half-open stretches of them that masked fine-tuning learns: sorted, disjoint, none empty.
-        relabels: (position, label id) where the label differs from the id, sorted. Every such position lies
-            in ``spans`` too, so that learned tokens are counted by the spans alone.
-    """
-
-    input_ids: list[int]
-    spans: list[tuple[int, int]]
-    relabels: list[tuple[int, int]] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Thinking:
-    """The reasoning at the start of a response.
-
-    Attributes:
-        before: White space in front.
-        inside: What stands between the tags.
-        after: White space behind; None: the reasoning does not end.
-        answer: The rest of the response.
-    """
-
-    before: str
-    inside: str
-    after: str | None
-    answer: str
-
-    @classmethod
-    def of(cls, response: str) -> "Thinking | None":
-        """None: the response does not begin with reasoning."""
-        found = THINKING.match(response)
-        return None if found is None else cls(*found.groups(), response[found.end() :])
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing is thought: such a block is never learned."""
-        return not self.inside.strip()
-
-
 class Template:
     """Renders examples for one vocabulary.
 
     Text is encoded stretch by stretch, and control tokens are added between stretches as ids: a user's text
-    that spells ``</s>`` stays text. A response, and the reasoning in it, is a stretch of its own: the ids of a
-    prompt are the same whether a response follows (training) or is to be generated, and no id depends on what
-    is learned.
+    that spells ``</s>`` stays text. A response, and the reasoning in it, is a stretch of its own: the ids of
+    a prompt are the same whether a response follows (training) or is to be generated, and no id depends on
+    what is learned.
 
     Attributes:
         stop_ids: Control tokens that end a generated answer, the response's own first.
@@ -123,8 +62,9 @@ class Template:
         self.default_system = config.default_system
         self.pieces = resolved
         self.pieces["response"] = without_own_space(resolved["response"], vocabulary)
-        self.think_ids = tuple(vocabulary.ids.get(tag) for tag in ("<think>", "</think>"))
-        self.stop_ids = stop_ids(resolved)
+        self.tags = [vocabulary.ids.get(tag, tag) for tag in ("<think>", "</think>")]
+        self.chat = chat_template(config, vocabulary) if config.chat else None
+        self.stop_ids = stop_ids(resolved, None if self.chat is None else self.chat.stop_id)
 
     @classmethod
     def from_tokenizer(cls, config: TemplateConfig, tokenizer: "PreTrainedTokenizerBase") -> "Template":
@@ -138,7 +78,7 @@ class Template:
 
         Args:
             examples: Whole, with their responses.
-            learn_thinking: Whether the reasoning of learned responses is learned too; an empty block never is.
+            learn_thinking: Whether the reasoning of learned responses is learned; an empty block never is.
 
         Raises:
             ValueError: An example that the template cannot render, with its file and line.
@@ -146,7 +86,7 @@ class Template:
         rows = []
         for example in examples:
             try:
-                rows.append(self.segments(example.turns, learn_thinking))
+                rows.append(self.segments(example.turns, learn_thinking=learn_thinking))
             except ValueError as error:
                 raise ValueError(f"{example.where}: {error}") from error
         return self._encode(rows)
@@ -175,72 +115,85 @@ class Template:
         rows = [self.open_segments(turns) for turns in conversations]
         return [encoded.input_ids for encoded in self._encode(rows)]
 
-    def segments(self, turns: Sequence[Turn], learn_thinking: bool = True) -> list[Segment]:
+    def segments(self, turns: Sequence[Turn], *, learn_thinking: bool = True) -> list[Segment]:
         """The stretches of a whole example.
 
         Raises:
             ValueError: The template has no place for a turn.
         """
-        body = self._segments(turns, learn_thinking)
-        if turns and turns[-1].role == "response":
-            body = [*body, *joined(fill(self.pieces["end"], learned=turns[-1].learned))]
-        return body
+        turns = self._with_system(turns)
+        if self.chat is not None and turns[0].role != "text":
+            return list(self.chat.segments(turns, learn_thinking=learn_thinking))
+        segments = self._render(turns, learn_thinking=learn_thinking)
+        if turns[-1].role == "response":
+            learned = learns_end(turns[-1], learn_thinking)
+            segments += joined(fill(self.pieces["end"], learned=learned))
+        return segments
 
     def open_segments(self, turns: Sequence[Turn]) -> list[Segment]:
-        """The stretches up to where the model goes on."""
-        if not turns or turns[-1].role not in ("prompt", "text"):
-            last = f"ends with a {turns[-1].role}" if turns else "is empty"
-            raise ValueError(f"the conversation {last}: there is no prompt to answer")
-        return self._segments(turns, learn_thinking=True, is_open=True)
+        """The stretches up to where the model goes on.
 
-    def _segments(self, turns: Sequence[Turn], learn_thinking: bool, is_open: bool = False) -> list[Segment]:
+        Raises:
+            ValueError: There is nothing to answer, or the template has no place for a turn.
+        """
+        turns = self._with_system(turns)
+        if turns[-1].role not in ("prompt", "text"):
+            raise ValueError(f"the conversation ends with a {turns[-1].role}: there is no prompt to answer")
+        if self.chat is not None and turns[-1].role != "text":
+            return list(self.chat.segments(turns, is_open=True))
+        return self._render(turns, is_open=True)
+
+    def _with_system(self, turns: Sequence[Turn]) -> Sequence[Turn]:
+        """The turns, begun by the conversation's system prompt or the template's; an empty one is none."""
+        own = turns[0] if turns and turns[0].role == "system" else None
+        rest = turns if own is None else turns[1:]
+        for turn in rest:
+            if turn.role not in ("prompt", "response", "text"):
+                raise ValueError(f"a turn of role {turn.role!r} in the middle; it may only be the first")
+        if not rest:
+            raise ValueError("the conversation is empty: there is no prompt to answer")
+        text = self.default_system if own is None else own.text
+        if not text or (own is None and rest[0].role == "text"):
+            return rest
+        if not (self.chat or self.pieces["system"] or self.pieces["first_prompt"]):
+            raise ValueError(
+                f"a system prompt, but template={self.name} has no place for one; set another template, or "
+                "template.system"
+            )
+        return (Turn("system", text, learned=False), *rest)
+
+    def _render(
+        self, turns: Sequence[Turn], *, learn_thinking: bool = True, is_open: bool = False
+    ) -> list[Segment]:
         """The stretches without ``end``; with ``is_open`` nothing follows a document's text either."""
-        system, turns = self._part_system(turns)
         done: list[Segment] = []
-        # Text around and in prompts, up to the next response: encoded together.
-        open_ = [*fill(self.pieces["start"]), *fill(self.pieces["system"], {"system": system or ""})]
-        open_ = open_ if system is not None else [*fill(self.pieces["start"])]
-        before: Turn | None = None
+        around = [*fill(self.pieces["start"])]  # text around and in prompts up to the next response
+        system: str | None = None
+        ended: bool | None = None  # whether the end of the response just before is learned
         rounds = 0
         for turn in turns:
-            if turn.role == "prompt":
+            if turn.role == "system":
+                system = turn.text
+                around += fill(self.pieces["system"], {"system": system})
+            elif turn.role == "prompt":
                 rounds += 1
-                open_ += self._prompt(turn, before, system if rounds == 1 else None, rounds)
+                around += self._prompt(turn.text, ended, system, rounds)
+                system = ended = None
             else:
-                done += *joined(open_), *self._answer(turn, learn_thinking, is_open)
-                open_ = []
-            before = turn
-        return [*done, *joined(open_)]
+                done += joined(around)
+                around = []
+                done += self._answer(turn, learn_thinking, is_open)
+                ended = learns_end(turn, learn_thinking) if turn.role == "response" else None
+        done += joined(around)
+        return done
 
-    def _part_system(self, turns: Sequence[Turn]) -> tuple[str | None, Sequence[Turn]]:
-        """The system prompt, the conversation's own first, and the other turns; an empty one is none."""
-        system = self.default_system
-        if turns and turns[0].role == "system":
-            system, turns = turns[0].text, turns[1:]
-            if system and not (self.pieces["system"] or self.pieces["first_prompt"]):
-                raise ValueError(
-                    f"a system prompt, but template={self.name} has no place for one; "
-                    "choose another template, or set template.system"
-                )
-        for turn in turns:
-            if turn.role not in ("prompt", "response", "text"):
-                raise ValueError(
-                    f"a turn of role {turn.role!r} after the first: only the first may be system"
-                )
-        is_document = bool(turns) and turns[0].role == "text"
-        return (None if is_document else system or None), turns
-
-    def _prompt(self, turn: Turn, before: Turn | None, system: str | None, rounds: int) -> Iterator[Segment]:
-        """A prompt, and what parts it from the response before it."""
-        follows = before is not None and before.role == "response"
-        if follows:
+    def _prompt(self, text: str, ended: bool | None, system: str | None, rounds: int) -> Iterator[Segment]:
+        """A prompt, and what parts it from the response before it, if one is there."""
+        if ended is not None:
             yield from fill(self.pieces["separator"])
         pieces = self.pieces["first_prompt"] if system is not None else ()
-        yield from fill(
-            pieces or self.pieces["prompt"],
-            {"system": system or "", "prompt": turn.text, "round": str(rounds)},
-            relabel=follows and before is not None and before.learned,
-        )
+        values = {"system": system or "", "prompt": text, "round": str(rounds)}
+        yield from fill(pieces or self.pieces["prompt"], values, relabel=bool(ended))
 
     def _answer(self, turn: Turn, learn_thinking: bool, is_open: bool) -> Iterator[Segment]:
         """A response or a document."""
@@ -253,27 +206,46 @@ class Template:
         if thinking is None:
             yield from joined(fill(pieces, {"response": turn.text}, learned=turn.learned))
             return
-        learn = turn.learned and learn_thinking and not thinking.is_empty
+        learned = turn.learned and learn_thinking and not thinking.is_empty
         before, literal, after = parted(pieces, "response")
-        yield from joined([*fill(before, learned=turn.learned), *self._thought(thinking, learn)])
-        # To end in the middle of a thought that is not learned is not learned either.
-        learned = turn.learned and (learn or thinking.after is not None)
+        yield from joined([*fill(before, learned=learned), *self._thought(thinking, learned)])
+        learned = learns_end(turn, learn_thinking)
         yield from joined([Segment(thinking.answer + literal, learned), *fill(after, learned=learned)])
 
     def _thought(self, thinking: Thinking, learned: bool) -> Iterator[Segment]:
         """The reasoning with its tags, which are ids where the vocabulary has them."""
-        opening, closing = self.think_ids
+        opening, closing = self.tags
         yield Segment(thinking.before, learned)
-        yield Segment("<think>" if opening is None else opening, learned)
+        yield Segment(opening, learned)
         yield Segment(thinking.inside, learned)
         if thinking.after is not None:
-            yield Segment("</think>" if closing is None else closing, learned)
+            yield Segment(closing, learned)
             yield Segment(thinking.after, learned)
 
     def _encode(self, rows: Sequence[Sequence[Segment]]) -> list[Encoded]:
         texts = [segment.content for row in rows for segment in row if isinstance(segment.content, str)]
         ids_of_texts = iter(self.vocabulary.encode(texts))
         return [encoded(row, ids_of_texts) for row in rows]
+
+
+def chat_template(config: TemplateConfig, vocabulary: "Vocabulary") -> "ChatTemplate":
+    """The tokenizer's own; raises ConfigError where there is none that can be learned from."""
+    from medtune.data.chat_template import ChatTemplate  # with jinja2, which only chat templates need
+
+    try:
+        return ChatTemplate(vocabulary, config.chat_arguments)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def learns_end(turn: Turn, learn_thinking: bool) -> bool:
+    """Whether the end of a response is learned: not where it ends within reasoning that is not."""
+    if not turn.learned:
+        return False
+    thinking = Thinking.of(turn.text)
+    if thinking is None or thinking.after is not None:
+        return True
+    return learn_thinking and not thinking.is_empty
 
 
 def fill(
@@ -299,41 +271,6 @@ def fill(
             yield Segment("".join(text), learned)
 
 
-def joined(segments: Iterable[Segment]) -> Iterator[Segment]:
-    """The segments with neighbouring texts put together, and without empty ones."""
-    texts: list[str] = []
-    learned = False
-    for segment in segments:
-        if isinstance(segment.content, str) and (not texts or segment.learned == learned):
-            texts += [segment.content] if segment.content else []
-            learned = segment.learned
-            continue
-        if texts:
-            yield Segment("".join(texts), learned)
-        texts = []
-        if isinstance(segment.content, str):
-            texts, learned = [segment.content], segment.learned
-        else:
-            yield segment
-    if texts:
-        yield Segment("".join(texts), learned)
-
-
-def encoded(segments: Iterable[Segment], ids_of_texts: Iterator[list[int]]) -> Encoded:
-    """Puts a row's ids together, taking those of each text from ``ids_of_texts`` in order."""
-    row = Encoded([], [])
-    for segment in segments:
-        start = len(row.input_ids)
-        row.input_ids.extend(next(ids_of_texts) if isinstance(segment.content, str) else [segment.content])
-        if segment.label is not None:
-            row.relabels.append((start, segment.label))
-        if segment.learned and start < len(row.input_ids):
-            if row.spans and row.spans[-1][1] == start:
-                start = row.spans.pop()[0]
-            row.spans.append((start, len(row.input_ids)))
-    return row
-
-
 def parted(pieces: Resolved, slot: str) -> tuple[Resolved, str, Resolved]:
     """The pieces up to a slot, the literal right behind it, and the pieces after that."""
     for index, piece in enumerate(pieces):
@@ -351,15 +288,26 @@ def up_to_slot(pieces: Resolved, slot: str) -> Resolved:
     return (*before[:-1], TextPiece((literal.parts[0], slot, "")))
 
 
-def stop_ids(pieces: Mapping[str, Resolved]) -> tuple[int, ...]:
-    """The tokens that end an answer: the response's own, those that are learned as its end, and ``stop``."""
-    ends = [piece.id for piece in parted(pieces["response"], "response")[2] if isinstance(piece, Control)][:1]
-    if not ends:
-        ends = [piece.id for piece in pieces["end"] if isinstance(piece, Control)][:1]
-    controls = [piece for piece in pieces["prompt"] if isinstance(piece, Control)]
-    labels = [piece.label for piece in controls if piece.label is not None]
-    stops = [piece.id for piece in pieces["stop"] if isinstance(piece, Control)]
-    return tuple(dict.fromkeys([*ends, *labels, *stops]))
+def stop_ids(pieces: Mapping[str, Resolved], chat_end: int | None = None) -> tuple[int, ...]:
+    """The tokens that end an answer: the response's own, those that are learned as its end, and ``stop``.
+
+    Args:
+        pieces: By key.
+        chat_end: The end of a response in the tokenizer's own chat template, which replaces the pieces.
+    """
+    stops = ids_in(pieces["stop"])
+    if chat_end is not None:
+        return tuple(dict.fromkeys([chat_end, *stops]))
+    ends = ids_in(parted(pieces["response"], "response")[2]) or ids_in(pieces["end"])
+    labels = [
+        piece.label for piece in pieces["prompt"] if isinstance(piece, Control) and piece.label is not None
+    ]
+    return tuple(dict.fromkeys([*ends[:1], *labels, *stops]))
+
+
+def ids_in(pieces: Resolved) -> list[int]:
+    """The control tokens among the pieces."""
+    return [piece.id for piece in pieces if isinstance(piece, Control)]
 
 
 def without_own_space(pieces: Resolved, vocabulary: "Vocabulary") -> Resolved:
@@ -370,12 +318,6 @@ def without_own_space(pieces: Resolved, vocabulary: "Vocabulary") -> Resolved:
     if not adds_space(vocabulary):
         return pieces
     return (TextPiece((first.parts[0][1:], *first.parts[1:])), *pieces[1:])
-
-
-def adds_space(vocabulary: "Vocabulary") -> bool:
-    """Whether a text gets a space in front when encoded (sentencepiece's dummy prefix)."""
-    both, first, second = vocabulary.encode(["a b", "a", "b"])
-    return both == [*first, *second]
 
 
 def resolve(pieces: Iterable[Piece], vocabulary: "Vocabulary", problems: list[str]) -> Resolved:
