@@ -158,6 +158,8 @@ class SourceConfig:
     name its splits. No remote code is run."""
     subset: str | None = None
     """Configuration of the hub data set. null: its only or default one."""
+    folder: str | None = None
+    """Folder of the hub data set that is read. null: all of it."""
     revision: str | None = None
     """Commit, tag or branch of the hub data set."""
     streaming: bool = False
