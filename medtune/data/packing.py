@@ -1,7 +1,9 @@
 """Which documents share a row: index arithmetic only, no tokens are touched."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +27,7 @@ class Rows:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    @property
+    @cached_property
     def lengths(self) -> Ints:
         """Tokens in each row."""
         return row_sums(self.end - self.start, self.offsets)
@@ -42,8 +44,19 @@ def row_sums(values: Ints, offsets: Ints) -> Ints:
     return result
 
 
-def pack(documents: Ints, start: Ints, end: Ints, sequence_length: int, packing: str, seed: int) -> Rows:
+def pack(
+    documents: Ints,
+    start: Ints,
+    end: Ints,
+    sequence_length: int,
+    packing: str,
+    seed: int | Sequence[int],
+    groups: Ints | None = None,
+) -> Rows:
     """Arranges documents into rows.
+
+    A document that is given several times is placed as often, possibly twice in one row: a row's documents
+    never see each other, so that this is no worse than two rows of a step.
 
     Args:
         documents: Their indices in the store.
@@ -53,6 +66,7 @@ def pack(documents: Ints, start: Ints, end: Ints, sequence_length: int, packing:
         packing: ``bfd``, ``concat`` or ``none``; see ``data.packing``.
         seed: Order among documents of equal length (bfd) or of all documents (concat), so that a
             file sorted by task does not give rows of one task.
+        groups: A number for each document; those with different ones never share a row.
 
     Raises:
         ValueError: A document is longer than a row and the packing does not cut.
@@ -60,13 +74,38 @@ def pack(documents: Ints, start: Ints, end: Ints, sequence_length: int, packing:
     lengths = end - start
     if packing != "concat" and len(lengths) and int(lengths.max()) > sequence_length:
         raise ValueError(f"a document of {int(lengths.max())} tokens does not fit rows of {sequence_length}")
-    order = np.random.default_rng(seed).permutation(len(documents))
-    if packing == "concat":
-        return concatenate(documents[order], start[order], end[order], sequence_length)
     if packing == "none":
         return Rows(np.arange(len(documents) + 1), documents, start, end)
-    bins = best_fit_decreasing(lengths[order], sequence_length)
-    by_bin = order[stable_order(bins)]
+    order = np.random.default_rng(seed).permutation(len(documents))
+    arrange = concatenate if packing == "concat" else fit
+    if groups is None:
+        return arrange(documents[order], start[order], end[order], sequence_length)
+    by_group = order[np.argsort(groups[order], kind="stable")]
+    bounds = np.flatnonzero(np.diff(groups[by_group])) + 1
+    return joined(
+        [
+            arrange(documents[chosen], start[chosen], end[chosen], sequence_length)
+            for chosen in np.split(by_group, bounds)
+        ]
+    )
+
+
+def joined(parts: Sequence[Rows]) -> Rows:
+    """The rows of all parts, one part after the other."""
+    before = np.cumsum([0, *(len(part.document) for part in parts)])
+    offsets = [part.offsets[:-1] + first for part, first in zip(parts, before[:-1], strict=True)]
+    return Rows(
+        np.concatenate([*offsets, before[-1:]]),
+        np.concatenate([part.document for part in parts]),
+        np.concatenate([part.start for part in parts]),
+        np.concatenate([part.end for part in parts]),
+    )
+
+
+def fit(documents: Ints, start: Ints, end: Ints, sequence_length: int) -> Rows:
+    """Best-fit decreasing: no document is split."""
+    bins = best_fit_decreasing(end - start, sequence_length)
+    by_bin = stable_order(bins)
     counts = np.bincount(bins) if len(bins) else np.zeros(0, dtype=np.int64)
     return Rows(np.concatenate([[0], np.cumsum(counts)]), documents[by_bin], start[by_bin], end[by_bin])
 
