@@ -268,7 +268,8 @@ class TemplateConfig:
 
     A piece is text, in which ``{system}``, ``{prompt}``, ``{response}``, ``{text}`` and ``{round}`` (from 1)
     stand for the example's own, or a control token, which is added as its id: ``{token: <|im_start|>}``,
-    ``{token: bos}``, ``{token: eos}`` or ``{id: 195}``.
+    ``{token: bos}``, ``{token: eos}`` or ``{id: 195}``; with ``optional: true`` it is left out where the
+    tokenizer has no such token.
     """
 
     name: str = "plain"
