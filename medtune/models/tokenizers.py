@@ -1,26 +1,14 @@
-"""Baichuan's tokenizer on transformers 5, and encoding of text that must stay text.
+"""Baichuan's tokenizer on transformers 5.
 
 The package registers the tokenizer with transformers.
 """
 
-import copy
 import json
 import os
-import re
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
-from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
-from transformers import PreTrainedTokenizerBase
 from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
-
-Encoder = Callable[[Sequence[str]], list[list[int]]]
-
-# Baichuan's turn marks (<reserved_106> and the like) are user-defined pieces: sentencepiece would find
-# them in any text.
-CONTROL_PIECE = re.compile(r"<reserved_\d+>")
 
 
 class BaichuanTokenizer(SentencePieceBackend):
@@ -76,59 +64,3 @@ class BaichuanTokenizer(SentencePieceBackend):
         written = json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False)
         path.write_text(written + "\n", encoding="utf-8")
         return files
-
-
-def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Ids of each text alone, without special tokens.
-
-    A control token that is spelled in a text (``</s>``, ``<|im_end|>``, ``<reserved_106>``) is encoded
-    as the characters it consists of: whoever writes the text cannot end a turn with it. The tokenizer
-    itself is left as it is, and must not get new tokens after the first call.
-    """
-    encode = _encoders.get(tokenizer)
-    if encode is None:
-        encode = _encoders[tokenizer] = _text_encoder(tokenizer)
-    return encode(texts)
-
-
-_encoders: WeakKeyDictionary[PreTrainedTokenizerBase, Encoder] = WeakKeyDictionary()
-
-
-def _text_encoder(tokenizer: PreTrainedTokenizerBase) -> Encoder:
-    if tokenizer.is_fast:
-        return _backend_encoder(tokenizer)
-    if isinstance(tokenizer, BaichuanTokenizer):
-        return _sentencepiece_encoder(tokenizer.sp_model)
-    # No closure over the tokenizer itself: it would keep its own key in the weak dictionary alive.
-    private = copy.deepcopy(tokenizer)
-    plain = {"add_special_tokens": False, "split_special_tokens": True}
-    return lambda texts: [private.encode(text, **plain) for text in texts]
-
-
-def _backend_encoder(tokenizer: PreTrainedTokenizerBase) -> Encoder:
-    backend = copy.deepcopy(tokenizer.backend_tokenizer)
-    backend.encode_special_tokens = True
-    backend.no_padding()
-    backend.no_truncation()
-
-    def encode(texts: Sequence[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
-
-    return encode
-
-
-def _sentencepiece_encoder(original: SentencePieceProcessor) -> Encoder:
-    """Encodes by a copy of ``original`` in which the turn marks are control pieces, which no text matches."""
-    model_proto: Any = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defined]  # made at import
-    proto = model_proto.FromString(original.serialized_model_proto())
-    for piece in proto.pieces:
-        if CONTROL_PIECE.fullmatch(piece.piece):
-            piece.type = piece.CONTROL
-    private = SentencePieceProcessor()
-    private.LoadFromSerializedProto(proto.SerializeToString())
-
-    def encode(texts: Sequence[str]) -> list[list[int]]:
-        ids: list[list[int]] = private.encode(list(texts), out_type=int)
-        return ids
-
-    return encode
