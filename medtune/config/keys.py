@@ -25,6 +25,11 @@ class Key:
     choices: tuple[str, ...]
 
     @property
+    def is_list_of_texts(self) -> bool:
+        """Whether it holds a list of which a text may be a member."""
+        return typing.get_origin(self.type) is list and typing.get_args(self.type)[0] in (str, Any)
+
+    @property
     def is_open(self) -> bool:
         """Whether it is a mapping whose own keys the schema does not name."""
         return typing.get_origin(self.type) is dict

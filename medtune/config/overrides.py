@@ -69,6 +69,7 @@ def read_command_line(
         if override is None:
             line.problems.append(syntax_problem(text, groups))
             continue
+        override = with_lists(override)
         problems = list(override_problems(override, groups, multirun=multirun))
         line.problems += problems
         if not problems:
@@ -91,6 +92,18 @@ def parse(text: str) -> Override | None:
         with suppress(OverrideParseException):
             return OverridesParser.create().parse_overrides([attempt])[0]
     return None
+
+
+def with_lists(override: Override) -> Override:
+    """The override with a word alone, where a key takes a list, as a list of one."""
+    key = schema_keys().get(override.key_or_group)
+    if key is None or not key.is_list_of_texts or override.is_delete() or override.is_sweep_override():
+        return override
+    value = plain(override.value())
+    if not isinstance(value, str) or "${" in value:
+        return override
+    one = f"{override.key_or_group}=[{quoted(value)}]"
+    return OverridesParser.create().parse_overrides([one])[0]
 
 
 def quoted(value: str) -> str:

@@ -131,6 +131,7 @@ def needs_model(config: Config) -> bool:
 
 def data_problems(config: Config) -> Iterator[str]:
     """Files of the splits that the task reads and that are not there."""
+    problems: list[str] = []
     for split in splits_read(config):
         try:
             source, inner = source_of_split(config.data, split)
@@ -138,7 +139,8 @@ def data_problems(config: Config) -> Iterator[str]:
             continue  # data_checks says so
         prefix = f"data.sources.{source.name}" if config.data.mix else "data"
         if source.dataset is None and source.hub is None and inner in source.splits:
-            yield from file_problems(source, inner, prefix)
+            problems += file_problems(source, inner, prefix)
+    yield from dict.fromkeys(problems)  # a folder that is not there concerns every split
 
 
 def file_problems(source: SourceConfig, split: str, prefix: str) -> Iterator[str]:

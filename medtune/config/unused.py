@@ -199,7 +199,7 @@ IDLE = (
     Idle(
         ("trainer.val_every_n_steps", "trainer.val_max_rows"),
         lambda config: not has_validation(config),
-        lambda config: "no validation split and no data.validation_size",
+        lambda config: "nothing held out for validation",
     ),
     Idle(
         ("eval.limit", "eval.trivial", "eval.untrained", *SAMPLING, "evaluate.protocol"),

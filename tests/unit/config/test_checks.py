@@ -146,8 +146,8 @@ def with_section(config, section, **values):
         ),
         pytest.param(
             "template",
-            {"prompt": "Input:"},
-            "template.prompt must hold {prompt} exactly once; it holds it 0 times",
+            {"prompt": ["Input:"]},
+            "template.prompt=['Input:'] has no {prompt}: the prompt would be lost; add it to one of the pieces",
             id="template_without_prompt",
         ),
         pytest.param(
@@ -255,7 +255,7 @@ def test_all_problems_are_told_at_once(sound):
         checkpoint=CheckpointConfig(every_n_steps=0),
         eval=EvalConfig(limit=0),
         resume="auto",
-        template=TemplateConfig(prompt="{prompt}{prompt}"),
+        template=TemplateConfig(prompt=["{prompt}{prompt}"]),
     )
     assert check(config, CPU) == [
         "seed=-1 must be at least 0 and at most 4.29497e+09",
@@ -263,7 +263,7 @@ def test_all_problems_are_told_at_once(sound):
         "schedule.min_lr_ratio=2.0 must be at least 0 and at most 1",
         "checkpoint.every_n_steps=0 must be at least 1",
         "eval.limit=0 must be at least 1",
-        "template.prompt must hold {prompt} exactly once; it holds it 2 times",
+        "template.prompt holds {prompt} 2 times; it must hold it once",
         "resume=auto needs run_dir=DIR, the run to continue",
     ]
 

@@ -97,11 +97,11 @@ def test_the_command_line_wins_over_every_file(order):
 
 
 def test_templates_are_what_the_reference_systems_wrote():
-    assert composed("template=promptcblue_en").template.prompt == (
+    assert composed("template=promptcblue_en").template.prompt == [
         "Write a response that appropriately completes the Input.\n\nInput:\n{prompt}\n\nResponse:\n"
-    )
-    assert composed("template=human_assistant").template.prompt == "Human: \n{prompt}\n\nAssistant: \n"
-    assert composed("template=plain").template.prompt == "{prompt}"
+    ]
+    assert composed("template=human_assistant").template.prompt == ["Human: \n{prompt}\n\nAssistant: \n"]
+    assert composed("template=plain").template.prompt == ["{prompt}"]
 
 
 def test_the_ccks_recipe():

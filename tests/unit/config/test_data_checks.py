@@ -45,14 +45,18 @@ def test_sound_data_has_no_problems():
             id="filter_bounds",
         ),
         pytest.param(
-            {"filter": FilterConfig(min_language_share=2)}, "min_language_share=2 must be from 0 to 1", id="share"
+            {"filter": FilterConfig(min_language_share=2)},
+            "min_language_share=2 must be from 0 to 1",
+            id="share",
         ),
         pytest.param({"format": "text"}, "(data.format=text) has none; set objective=pretrain", id="text"),
         pytest.param({"overlong": "split"}, "data.overlong=split cuts a text into several", id="split"),
         pytest.param({"packing": "concat"}, "data.packing=concat cuts rows anywhere", id="concat"),
         pytest.param({"objective": "sft"}, "a data set alone follows the run's objective", id="objective"),
         pytest.param({"splits": {}}, "task=train needs data.splits.train=FILE", id="no_train"),
-        pytest.param({"eval_splits": ["trian"]}, "data.eval_splits=[trian]: data=toy has train", id="eval_split"),
+        pytest.param(
+            {"eval_splits": ["trian"]}, "data.eval_splits=[trian]: data=toy has train", id="eval_split"
+        ),
         pytest.param({"dedup_threshold": 1.5}, "data.dedup_threshold=1.5 must be above 0", id="threshold"),
         pytest.param({"global_batch_tokens": 100}, "less than one row", id="batch_tokens"),
     ],
@@ -66,14 +70,20 @@ def test_a_data_set_that_cannot_work_is_refused(values, problem):
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
-        pytest.param(mix_of({"weight": -1.0}, {"weight": 1.0}), "data.sources.a.weight=-1.0 must be", id="negative"),
+        pytest.param(
+            mix_of({"weight": -1.0}, {"weight": 1.0}), "data.sources.a.weight=-1.0 must be", id="negative"
+        ),
         pytest.param(mix_of({"weight": float("nan")}, {"weight": 1.0}), "a.weight=nan must be", id="nan"),
         pytest.param(mix_of({"weight": 0.0}, {"weight": 0.0}), "every weight of the mix is 0", id="all_zero"),
         pytest.param(mix_of({"weight": 1.0}), "some sources of the mix have a weight, b none", id="some"),
-        pytest.param(mix_of(mix_temperature=0.0), "data.mix_temperature=0.0 must be above 0", id="temperature"),
+        pytest.param(
+            mix_of(mix_temperature=0.0), "data.mix_temperature=0.0 must be above 0", id="temperature"
+        ),
         pytest.param(mix_of(mix_stop="steps"), "set trainer.max_steps=N", id="steps"),
         pytest.param(mix_of({"wieght": 1}), "did you mean data.sources.a.weight", id="key"),
-        pytest.param(mix_of({"objective": "rlhf"}), "data.sources.a.objective=rlhf is none of", id="objective"),
+        pytest.param(
+            mix_of({"objective": "rlhf"}), "data.sources.a.objective=rlhf is none of", id="objective"
+        ),
         pytest.param(replace(mix_of(), mix=["a", "a"]), "names a twice", id="twice"),
         pytest.param(mix_of(eval_splits=["a/test"]), "data=mix has a/train, b/train", id="eval_split"),
     ],

@@ -39,7 +39,8 @@ def test_every_key_is_documented(key):
         ("optim", "optim.betas   list[float], default [0.9, 0.95]"),
         ("trainer.max_steps", "trainer.max_steps   int | null, default null"),
         ("run", "task   train|prepare|generate|evaluate|export|chat, default train"),
-        ("template", "template.bos   bool, default false"),
+        ("template", "template.chat   bool, default false"),
+        ("data", "data.format   auto|promptcblue|pair|alpaca|messages|preference|text, default auto"),
     ],
 )
 def test_types_choices_and_defaults_are_those_of_the_schema(topic, line):

@@ -54,7 +54,9 @@ def test_a_number_that_yaml_reads_as_text_is_a_number():
         pytest.param({"seed": None}, "seed=null is not a whole number", id="null_where_it_means_nothing"),
         pytest.param({"optim": {"lr": False}}, "optim.lr=false is not a number", id="truth_for_number"),
         pytest.param({"optim": {"lr": [1]}}, "optim.lr=[1] is not a number", id="list_for_number"),
-        pytest.param({"template": {"bos": 1}}, "template.bos=1 is not true or false", id="number_for_truth"),
+        pytest.param(
+            {"template": {"chat": 1}}, "template.chat=1 is not true or false", id="number_for_truth"
+        ),
         pytest.param({"name": 3}, "name=3 is not text", id="number_for_text"),
         pytest.param(
             {"trainer": {"max_steps": "many"}},

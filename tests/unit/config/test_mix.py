@@ -29,7 +29,12 @@ def test_a_source_takes_its_option_then_the_datas_keys_then_its_own():
     sources = sources_of(data)
     assert list(sources) == ["promptcblue", "msra_ner"]
     cblue, msra = sources.values()
-    assert (cblue.format, cblue.overlong, cblue.on_error, cblue.weight) == ("promptcblue", "drop", "skip", None)
+    assert (cblue.format, cblue.overlong, cblue.on_error, cblue.weight) == (
+        "promptcblue",
+        "drop",
+        "skip",
+        None,
+    )
     assert cblue.splits == {"train": "other.json", "validation": "dev.json", "test": "test.json"}
     assert (msra.format, msra.overlong, msra.on_error, msra.weight) == ("pair", "error", "skip", 3)
     assert msra.columns.instruction == "instruct"
@@ -45,7 +50,9 @@ def test_a_source_may_be_described_by_its_keys_alone():
 
 def test_a_folder_of_the_command_line_has_options_too(tmp_path):
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "mine.yaml").write_text("# Mine.\nname: mine\nformat: text\nsplits: {train: a.txt}\n")
+    (tmp_path / "data" / "mine.yaml").write_text(
+        "# Mine.\nname: mine\nformat: text\nsplits: {train: a.txt}\n"
+    )
     data, problems = composed("data.mix=[mine]", folder=tmp_path)
     assert problems == []
     assert sources_of(data)["mine"].format == "text"
@@ -60,7 +67,9 @@ def test_evaluation_splits_are_those_of_the_sources():
 @pytest.mark.parametrize(
     ("overrides", "problem"),
     [
-        pytest.param(["data.mix=[sampel]"], "data.mix names sampel, which is no option of data", id="misspelt"),
+        pytest.param(
+            ["data.mix=[sampel]"], "data.mix names sampel, which is no option of data", id="misspelt"
+        ),
         pytest.param(["data.mix=[sampel]"], "did you mean sample?", id="suggestion"),
         pytest.param(["data.mix=[mix]"], "data.mix names mix, which is a mix itself", id="mix_in_mix"),
         pytest.param(
@@ -78,7 +87,9 @@ def test_what_is_wrong_with_a_mix_is_said(overrides, problem):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        pytest.param({"wieght": 2}, "no key data.sources.a.wieght; did you mean data.sources.a.weight", id="key"),
+        pytest.param(
+            {"wieght": 2}, "no key data.sources.a.wieght; did you mean data.sources.a.weight", id="key"
+        ),
         pytest.param({"format": "txt"}, "data.sources.a.format=txt is none of auto", id="choice"),
         pytest.param({"weight": "much"}, "data.sources.a.weight=much is not a number or null", id="type"),
         pytest.param({"columns": {"txt": "b"}}, "did you mean data.sources.a.columns.text", id="deep"),

@@ -78,7 +78,7 @@ BASE = Config(data=DataConfig(eval_splits=["test"]), trainer=TrainerConfig(devic
             BASE, "generate.top_p", "generate.top_p has no effect with generate.temperature=0", id="greedy"
         ),
         pytest.param(
-            BASE,
+            replace(BASE, data=DataConfig(format="promptcblue", eval_splits=["test"])),
             "data.columns.query",
             "data.columns.query has no effect with data.format=promptcblue",
             id="columns_of_another_format",
@@ -134,7 +134,7 @@ BASE = Config(data=DataConfig(eval_splits=["test"]), trainer=TrainerConfig(devic
         pytest.param(
             BASE,
             "trainer.val_max_rows",
-            "trainer.val_max_rows has no effect with no split named validation",
+            "trainer.val_max_rows has no effect with nothing held out for validation",
             id="nothing_to_validate_on",
         ),
         pytest.param(

@@ -35,7 +35,8 @@ def problems_of(line: str) -> list[str]:
             [
                 "optim.lrr=1: there is no key optim.lrr; did you mean optim.lr?",
                 "+modle.x=2: there is no key modle.x",
-                "data=promtcblue is none of local, msra_ner, promptcblue, sample, sample_corpus; "
+                "data=promtcblue is none of dataset_info, healthcaremagic_100k, "
+                "icliniq_10k, local, medical_corpus, mix, msra_ner, promptcblue, sample, sample_corpus; "
                 "did you mean data=promptcblue?",
                 "trainer.devices=auto is not a whole number or null",
             ],
@@ -105,7 +106,6 @@ def problems_of(line: str) -> list[str]:
                 "task=train needs data.splits.train=FILE; data=local has no splits",
                 "model.path is not set, and model=local needs it; "
                 "set model.path=FOLDER, or model.init=random",
-                "data.dir is not set, and data=local needs it; set data.dir=FOLDER",
             ],
             id="nothing_named",
         ),
