@@ -1,6 +1,7 @@
 """Which documents of a source can be learned in rows of a given length, and which tokens of each."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -70,6 +71,16 @@ def pieces_of(part: Part, start: Ints, sequence_length: int | None) -> Pieces:
     if sequence_length is not None:
         end = np.minimum(first + sequence_length, end)
     return Pieces(document, first, end, learned_of_texts(first, end))
+
+
+def joined(parts: Sequence[Pieces], offsets: Ints) -> Pieces:
+    """The pieces of several parts, whose documents are numbered through from ``offsets``."""
+    return Pieces(
+        np.concatenate([part.document + first for part, first in zip(parts, offsets[:-1], strict=True)]),
+        np.concatenate([part.start for part in parts]),
+        np.concatenate([part.end for part in parts]),
+        np.concatenate([part.learned for part in parts]),
+    )
 
 
 def learned_of_texts(start: Ints, end: Ints) -> Ints:

@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +50,7 @@ class Mixture:
     wanted: Floats
     passes: Floats
 
-    @property
+    @cached_property
     def is_constant(self) -> bool:
         """Whether every epoch shows the same documents."""
         return bool((self.passes % 1 == 0).all())
@@ -58,9 +59,9 @@ class Mixture:
 def mixture_of(sizes: Ints, sources: Sequence[SourceConfig], data: DataConfig) -> Mixture:
     """How often an epoch goes over each source for the weights and ``data.mix_stop``.
 
-    Without any weight each source weighs what it is large. For ``mix_stop=steps`` the passes are those of
-    one pass over as many tokens or examples as there are; :meth:`~medtune.data.rows.PackedSplit` finds by
-    :func:`scaled` how many fill the steps.
+    Without any weight each source weighs what it is large. For ``mix_stop=steps`` the epoch is as large as
+    all sources together, whatever ``max_passes`` is; how large it has to be for the steps shows when it is
+    packed, see :func:`scaled`.
 
     Args:
         sizes: Of each source in the unit of ``data.mix_by``: tokens or documents.
@@ -73,12 +74,15 @@ def mixture_of(sizes: Ints, sources: Sequence[SourceConfig], data: DataConfig) -
     weights = weights_of(sizes, sources, data)
     if data.mix_by == "epochs":
         return Mixture(weights, capped(weights, sources))
-    powers = weights ** (1 / data.mix_temperature)
+    if data.mix_temperature <= 0:
+        raise ValueError(f"data.mix_temperature={data.mix_temperature:g} must be above 0")
+    powers = (weights / weights.max()) ** (1 / data.mix_temperature)  # the largest is 1: none overflows
     shares = powers / powers.sum()
     used = shares > 0
     totals = sizes[used] / shares[used]  # size of the epoch that shows each source exactly once
     total = {"first": totals.min(), "all": totals.max(), "steps": sizes[used].sum()}[data.mix_stop]
-    return Mixture(shares, capped(shares * total / np.maximum(sizes, 1), sources))
+    passes = shares * total / np.maximum(sizes, 1)
+    return Mixture(shares, passes if data.mix_stop == "steps" else capped(passes, sources))
 
 
 def scaled(mixture: Mixture, factor: float, sources: Sequence[SourceConfig]) -> Mixture:
