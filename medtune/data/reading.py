@@ -1,15 +1,17 @@
 """From a source's settings to its examples: which files, which format, which records."""
 
-import difflib
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from medtune.config.schema import DataConfig, SourceConfig
 from medtune.config.sources import source_of_split
+from medtune.config.suggest import did_you_mean, nearest
 from medtune.data.examples import Example
-from medtune.data.files import file_type, list_files, sha1_of
+from medtune.data.files import file_type, files_digest, list_files, sha1_of
 from medtune.data.formats import Reader, detect_format
+from medtune.data.hub import hub_digest, hub_name, hub_records
 from medtune.data.records import Raw, parse_record, read_raw
 
 
@@ -19,32 +21,55 @@ def split_path(source: SourceConfig, split: str) -> Path:
     Raises:
         ValueError: There is no such split; names those there are.
     """
-    if split not in source.splits:
-        near = difflib.get_close_matches(split, list(source.splits), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        known = ", ".join(source.splits) or "none"
-        raise ValueError(f"data={source.name} has no split {split!r}, only {known}{hint}")
+    check_split(source, split)
     return Path(source.dir or ".") / source.splits[split]
 
 
+def check_split(source: SourceConfig, split: str) -> None:
+    """Raises ValueError where there is no such split; without ``data.splits`` a hub data set has its own."""
+    if split in source.splits or (source.hub and not source.splits):
+        return
+    near = nearest(split, source.splits)
+    known = ", ".join(source.splits) or "none"
+    raise ValueError(
+        f"data={source.name} has no split {split!r}, only {known}{did_you_mean(repr(near) if near else None)}"
+    )
+
+
 def split_files(source: SourceConfig, split: str) -> list[Path]:
-    """The files of a split; none where it is read from the hub.
+    """The files of a split, in the order they are read; none where it is read from the hub.
 
     Raises:
         ValueError: There is no such split, or no such file.
     """
+    check_split(source, split)
     return [] if source.hub else list_files(split_path(source, split))
 
 
 def file_names(source: SourceConfig, split: str) -> list[str]:
     """What examples of a split name as their file, by file number."""
-    return [str(path) for path in split_files(source, split)]
+    check_split(source, split)
+    return [hub_name(source, split)] if source.hub else list(map(str, split_files(source, split)))
+
+
+def split_digest(source: SourceConfig, split: str) -> str:
+    """A fingerprint of what a split's files or hub data set hold; their names have no part in it."""
+    check_split(source, split)
+    return hub_digest(source, split) if source.hub else files_digest(split_files(source, split))
 
 
 def raw_records(
     source: SourceConfig, split: str, seen: Callable[[int], None] | None = None
 ) -> Iterator[tuple[int, int, Raw]]:
-    """Yields (file number, line, record) of a split; see :func:`~medtune.data.records.read_raw`."""
+    """Yields (file number, line, record) of a split; see :func:`~medtune.data.records.read_raw`.
+
+    Of a hub data set nothing is ``seen``: how large it is is not known.
+    """
+    check_split(source, split)
+    if source.hub:
+        for number, record in hub_records(source, split):
+            yield 0, number, record
+        return
     for index, path in enumerate(split_files(source, split)):
         for number, raw in read_raw(path, seen):
             yield index, number, raw
@@ -52,20 +77,50 @@ def raw_records(
 
 def reader_of(source: SourceConfig, split: str, *, needs_response: bool) -> Reader:
     """The reader of a split's records; ``data.format=auto`` is told from the first."""
-    return reader_of_file(split_files(source, split)[0], source, needs_response=needs_response)
+    check_split(source, split)
+    if not source.hub:
+        return reader_of_file(split_files(source, split)[0], source, needs_response=needs_response)
+    format = source.format
+    if format == "auto":
+        number, record = next(iter(hub_records(source, split)))
+        format = detect_format(record, source.columns, f"{hub_name(source, split)}:{number}")
+    return Reader(source, needs_response=needs_response, format=format)
 
 
 def reader_of_file(path: Path, source: SourceConfig, *, needs_response: bool) -> Reader:
-    """As :func:`reader_of`, of a file."""
-    format = source.format
+    """As :func:`reader_of`, for a file and those of its kind."""
+    format, has_documents = source.format, False
+    if file_type(path) == "txt" and format in ("auto", "text"):
+        has_documents = not begins_with_record(path)
+        format = "text" if has_documents else format
     if format == "auto":
-        if file_type(path) == "txt":
-            format = "text"
-        else:
-            number, raw = next(iter(read_raw(path)))
-            where = f"{path}:{number}"
-            format = detect_format(parse_record(raw, where), source.columns, where)
-    return Reader(source, needs_response=needs_response, format=format)
+        where, record = first_record(path, source)
+        format = detect_format(record, source.columns, where)
+    return Reader(source, needs_response=needs_response, format=format, has_documents=has_documents)
+
+
+def begins_with_record(path: Path) -> bool:
+    """Whether the first line of a text file is a JSON object, as in files of records that are called .txt."""
+    _, raw = next(iter(read_raw(path)))
+    try:
+        parse_record(raw, str(path))
+    except ValueError:
+        return False
+    return True
+
+
+def first_record(path: Path, source: SourceConfig) -> tuple[str, dict[str, Any]]:
+    """The first record of a file and its place; with ``data.on_error=skip`` the first that can be read."""
+    problem: ValueError | None = None
+    for number, raw in read_raw(path):
+        where = f"{path}:{number}"
+        try:
+            return where, parse_record(raw, where)
+        except ValueError as error:
+            problem = problem or error
+            if source.on_error != "skip":
+                break
+    raise problem or ValueError(f"{path}: the file is empty")
 
 
 def verify_files(source: SourceConfig, split: str) -> None:
@@ -75,14 +130,19 @@ def verify_files(source: SourceConfig, split: str) -> None:
         ValueError: They differ.
     """
     due = source.sha1.get(split)
-    files = split_files(source, split)
-    if not due or not source.verify or len(files) != 1:
+    if not due or not source.verify or source.hub:
         return
+    files = split_files(source, split)
+    if len(files) > 1:
+        raise ValueError(
+            f"{split_path(source, split)}: data.sha1.{split} is the sum of one file, but there are "
+            f"{len(files)}; set data.verify=false"
+        )
     found = sha1_of(files[0])
     if found != due.lower():
         raise ValueError(
-            f"{files[0]}: its SHA-1 is {found}, but data.sha1.{split} says {due}: another version of the file, "
-            "or a damaged one; get it again, or set data.verify=false"
+            f"{files[0]}: its SHA-1 is {found}, but data.sha1.{split} says {due}: another version of the "
+            "file, or a damaged one; get it again, or set data.verify=false"
         )
 
 

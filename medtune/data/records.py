@@ -46,8 +46,9 @@ Records = Iterator[tuple[int, Raw]]
 def read_raw(path: Path, seen: Callable[[int], None] | None = None) -> Records:
     """Yields (number, record) of a file in constant memory, blank lines left out.
 
-    The number is the line on which the record begins, from 1; in parquet files, and in JSON arrays whose
-    first record stands beside the bracket (they are often a single line), the record's own.
+    Numbers rise. They are the line on which the record begins, from 1; where several records of an array
+    begin on one line, they count on, so that a whole array on one line is numbered by record, as are the
+    rows of a parquet file.
 
     Args:
         path: A file of a type that :func:`~medtune.data.files.file_type` knows, perhaps compressed.
@@ -288,16 +289,13 @@ def read_array(content: Content) -> Records:
     """The items of a JSON array, read through a moving window."""
     text = ArrayText(content, line=content.line + 1)
     text.next_letter()
-    bracket = text.line
     text.move(text.start + 1)
     letter = text.next_letter()
     if letter == "]":
         raise ValueError(f"{content.path}: the JSON array is empty; put one record in it at least")
-    by_line = text.line > bracket
-    count = 0
+    number = 0
     while letter != "]":
-        count += 1
-        number = text.line if by_line else count
+        number = max(number + 1, text.line)
         yield number, text.next_item()
         letter = text.next_letter()
         if letter not in (",", "]"):

@@ -94,8 +94,8 @@ def context_of(shared: Turns, record: Record, columns: Columns, roles: Mapping[s
     if shared:
         if has_prompt and record[columns["instruction"].name] != shared[-1].text:
             raise ValueError(
-                f"{what} has a prompt of its own beside field {columns['instruction'].name!r}, and they differ; "
-                'set data.columns.instruction="" to read the conversation alone'
+                f"{what} has a prompt of its own beside field {columns['instruction'].name!r}, and they "
+                'differ; set data.columns.instruction="" to read the conversation alone'
             )
         context = check_order(with_system(shared, record, columns, what), what)
     elif columns["messages"].name_in(record):
