@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from medtune.data.vocabulary import Vocabulary
@@ -12,8 +12,7 @@ if TYPE_CHECKING:
 THINKING = re.compile(r"(\s*)<think>(.*?)(?:</think>(\s*)|\Z)", re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """A stretch of a rendered example: text still to be encoded, or a control token's id.
 
     Attributes:
@@ -81,33 +80,38 @@ def joined(segments: Iterable[Segment]) -> Iterator[Segment]:
         segments: Of one stretch, in which every text is learned or none: what is joined must not depend on
             what is learned.
     """
-    texts: list[str] = []
-    learned = False
+    text, learned = "", False
     for segment in segments:
         if isinstance(segment.content, str):
-            texts.append(segment.content)
+            text = text + segment.content if text else segment.content
             learned = segment.learned
             continue
-        if text := "".join(texts):
+        if text:
             yield Segment(text, learned)
-        texts = []
+            text = ""
         yield segment
-    if text := "".join(texts):
+    if text:
         yield Segment(text, learned)
 
 
 def encoded(segments: Iterable[Segment], ids_of_texts: Iterator[list[int]]) -> Encoded:
     """Puts a row's ids together, taking those of each text from ``ids_of_texts`` in order."""
     row = Encoded([], [])
-    for segment in segments:
-        start = len(row.input_ids)
-        row.input_ids.extend(next(ids_of_texts) if isinstance(segment.content, str) else [segment.content])
-        if segment.label is not None:
-            row.relabels.append((start, segment.label))
-        if segment.learned and start < len(row.input_ids):
-            if row.spans and row.spans[-1][1] == start:
-                start = row.spans.pop()[0]
-            row.spans.append((start, len(row.input_ids)))
+    input_ids, spans = row.input_ids, row.spans
+    start = end = 0
+    for content, learned, label in segments:
+        if isinstance(content, str):
+            input_ids += next(ids_of_texts)
+        else:
+            input_ids.append(content)
+        start, end = end, len(input_ids)
+        if label is not None:
+            row.relabels.append((start, label))
+        if not learned or start == end:
+            continue
+        if spans and spans[-1][1] == start:
+            start = spans.pop()[0]
+        spans.append((start, end))
     return row
 
 

@@ -261,14 +261,17 @@ def fill(
     """
     for piece in pieces:
         if isinstance(piece, Control):
-            marked = relabel and piece.label is not None
-            yield Segment(
-                piece.id, learned or marked, piece.label if marked and piece.label != piece.id else None
-            )
+            if relabel and piece.label is not None:
+                yield Segment(piece.id, True, None if piece.label == piece.id else piece.label)
+            else:
+                yield Segment(piece.id, learned)
+        elif len(piece.parts) == 1:
+            yield Segment(piece.parts[0], learned)
         else:
             slots = values or {}
-            text = [slots[part] if index % 2 else part for index, part in enumerate(piece.parts)]
-            yield Segment("".join(text), learned)
+            texts = list(piece.parts)
+            texts[1::2] = [slots[name] for name in texts[1::2]]
+            yield Segment("".join(texts), learned)
 
 
 def parted(pieces: Resolved, slot: str) -> tuple[Resolved, str, Resolved]:

@@ -32,7 +32,7 @@ def test_every_option_says_why(file):
 
 
 @pytest.mark.parametrize(
-    "group", ["adapter", "optim", "schedule", "quantization", "launcher", "model", "data"]
+    "group", ["adapter", "optim", "schedule", "quantization", "launcher", "model", "data", "template"]
 )
 def test_an_option_carries_its_own_name(group):
     for file in sorted((CONF / group).glob("*.yaml")):
@@ -101,7 +101,11 @@ def test_templates_are_what_the_reference_systems_wrote():
         "Write a response that appropriately completes the Input.\n\nInput:\n{prompt}\n\nResponse:\n"
     ]
     assert composed("template=human_assistant").template.prompt == ["Human: \n{prompt}\n\nAssistant: \n"]
-    assert composed("template=plain").template.prompt == ["{prompt}"]
+    assert composed("template=baichuan").template.prompt == [
+        {"id": 195, "label": "eos"},
+        "{prompt}",
+        {"id": 196},
+    ]
 
 
 def test_the_ccks_recipe():

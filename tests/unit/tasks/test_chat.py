@@ -11,7 +11,7 @@ from medtune.generation.settings import SamplingSettings
 from medtune.generation.text import decode
 from medtune.tasks.chat import HELP, Chat, read_lines, run
 
-TEMPLATE = TemplateConfig(prompt="q: {prompt}\na: ", separator="\n")
+TEMPLATE = TemplateConfig(prompt=["q: {prompt}\na: "], separator=["\n"])
 
 
 @pytest.fixture
@@ -19,7 +19,10 @@ def responder(make_tiny_llama, tiny_tokenizer):
     """Answers eight characters or fewer; the tiny model holds 256 tokens."""
     engine = TransformersEngine.from_tokenizer(make_tiny_llama(scale=4.0), tiny_tokenizer)
     return Responder(
-        engine, tiny_tokenizer, Template(TEMPLATE, tiny_tokenizer), SamplingSettings(max_new_tokens=8)
+        engine,
+        tiny_tokenizer,
+        Template.from_tokenizer(TEMPLATE, tiny_tokenizer),
+        SamplingSettings(max_new_tokens=8),
     )
 
 
