@@ -25,7 +25,7 @@ Longs = NDArray[np.int64]
 Words = NDArray[np.uint64]
 
 RECORDS_PER_CHUNK = 2048
-CHARACTERS_PER_CHUNK = 1 << 20  # of raw text; with all that is made of it a chunk takes about 20 MB
+CHARACTERS_PER_CHUNK = 1 << 19  # of raw text; ids as Python integers take up to 36 bytes each
 
 ERROR = "error"  # cause of a record that cannot be read
 
