@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from medtune.config.schema import Config, ModelConfig
 from medtune.data.examples import Example, Turn
-from medtune.data.formats import read_examples, split_path
+from medtune.data.reading import split_examples
 from medtune.data.templates import Template
 from medtune.generation.engine import Engine, TransformersEngine
 from medtune.generation.settings import SamplingSettings, sampling_settings
@@ -97,8 +98,7 @@ def open_turns(example: Example) -> tuple[Turn, ...]:
 
 def read_split(config: Config, split: str, limit: int | None = None) -> list[Example]:
     """The examples of a split that are to be answered."""
-    examples = list(read_examples(split_path(config.data, split), config.data, needs_response=False))
-    return examples[:limit]
+    return list(islice(split_examples(config.data, split, needs_response=False), limit))
 
 
 def write_predictions(path: Path, examples: Sequence[Example], texts: Sequence[str]) -> None:

@@ -8,8 +8,8 @@ from rich.console import Console
 
 from medtune.config.schema import Config
 from medtune.data.examples import Example
-from medtune.data.formats import read_examples, split_path
-from medtune.data.sources import read_records
+from medtune.data.reading import read_examples, split_examples
+from medtune.data.records import read_records
 from medtune.evaluation.report import plot_scores, scores_table, scores_text
 from medtune.evaluation.scores import Scores
 from medtune.evaluation.systems import score_answers, trivial_scores
@@ -43,8 +43,12 @@ def run(config: Config, folder: RunFolder) -> None:
 def score_file(config: Config) -> Systems:
     """Scores ``evaluate.predictions`` against ``evaluate.references``."""
     split = config.generate.split or (None if config.evaluate.references else default_split(config))
-    references = split_path(config.data, split) if split else Path(str(config.evaluate.references))
-    examples = list(read_examples(references, config.data, needs_response=False))
+    references = f"split {split}" if split else str(config.evaluate.references)
+    examples = (
+        read_split(config, split)
+        if split
+        else list(read_examples(Path(references), config.data, needs_response=False))
+    )
     predictions = Path(str(config.evaluate.predictions))
     refuse_withheld(examples, references)
     records = list(read_records(predictions))
@@ -99,8 +103,9 @@ def evaluate_splits(
                 name = split if system == MODEL else f"{split}_{system}"
                 write_predictions(folder.predictions / f"{name}.jsonl", examples[split], texts)
     if config.eval.trivial and global_rank() == 0:
-        train = list(read_examples(split_path(config.data, "train"), config.data, needs_response=True))
         for split in splits:
+            trained = f"{split.rpartition('/')[0]}/train" if config.data.mix else "train"
+            train = list(split_examples(config.data, trained, needs_response=True))
             scores[split][TRIVIAL] = trivial_scores(
                 train, examples[split], config.evaluate.protocol, config.seed
             )
@@ -114,16 +119,16 @@ def answered(config: Config, split: str) -> list[Example]:
         ValueError: They are withheld.
     """
     examples = read_split(config, split, config.eval.limit)
-    refuse_withheld(examples, split_path(config.data, split))
+    refuse_withheld(examples, f"split {split}")
     return examples
 
 
-def refuse_withheld(examples: Sequence[Example], path: Path) -> None:
+def refuse_withheld(examples: Sequence[Example], references: str) -> None:
     """Raises ValueError when no example has a response to score against."""
     turns = (turn for example in examples for turn in example.turns)
     if not any(turn.text.strip() for turn in turns if turn.role == "response"):
         raise ValueError(
-            f"{path} holds no responses to score against; choose another split with generate.split=NAME or "
+            f"{references} holds no responses to score against; choose another split with generate.split=NAME or "
             "data.eval_splits=[NAME], or task=generate to write predictions only"
         )
 
@@ -143,7 +148,7 @@ def record_scores(config: Config, folder: RunFolder, scores: Mapping[str, System
         title = f"{config.data.name}: {split}"
         console.print(scores_table(systems, title))
         rank_log.info("%s", scores_text(systems, title))
-        plot_scores(systems, folder.plots / f"scores_{split}.png")
+        plot_scores(systems, folder.plots / f"scores_{split.replace('/', '_')}.png")
     score = scores[headline][MODEL].score
     merge_json(folder.result_file, {"status": "finished", "score": score})
     console.print(f"scores: {folder.scores_file}\nplots:  {folder.plots}", soft_wrap=True, highlight=False)
