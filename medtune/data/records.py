@@ -325,7 +325,7 @@ def read_table(content: Content) -> Records:
         except StopIteration:
             return
         except csv.Error as error:
-            row, problem = [], f"not a row of a table: {error}"
+            row, problem = [], not_a_row(error)
         if header is None and (row or problem):
             header = checked_header(row, problem, f"{content.path}:{number}")
         elif problem or row:
@@ -405,6 +405,18 @@ CONTENT_READERS: dict[str, Callable[[Content], Records]] = {
 }
 
 NUL = "it holds NUL bytes; it is probably binary, or UTF-16 without its mark"
+
+
+def not_a_row(error: csv.Error) -> str:
+    """What is wrong with a row, in other words than the csv module's where they are about Python."""
+    reason = str(error)
+    if reason.startswith("new-line character"):
+        reason = "a carriage return stands outside quotes"
+    elif reason.startswith("unexpected end of data"):
+        reason = "a quote is opened and never closed"
+    elif reason.startswith("field larger"):
+        reason = f"a field is longer than {LONGEST >> 20} Mi characters; a quote may be open before it"
+    return f"not a row of a table: {reason}"
 
 
 def not_utf8(error: UnicodeDecodeError) -> str:

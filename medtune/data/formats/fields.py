@@ -135,8 +135,10 @@ def list_of(value: Any, what: str) -> list[Any]:
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = json.loads(value)
+            json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate would break the messages too
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{what} is no list in JSON: {error or 'nested too deep'}") from error
+            reason = "nested too deep" if isinstance(error, RecursionError) else error
+            raise ValueError(f"{what} is no list in JSON: {reason}") from error
     if isinstance(value, tuple):
         return list(value)
     if not isinstance(value, list):

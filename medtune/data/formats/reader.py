@@ -54,6 +54,7 @@ class Reader:
         record = parse_record(raw, where)
         try:
             turns, rejected = self.parts_of(record)
+            refuse_surrogates(turns, rejected)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
         if self.learns_last_only and len(turns) > 2:
@@ -73,6 +74,18 @@ class Reader:
         if self.format == "preference":
             return read_preference(record, self.columns, self.roles, self.needs_response)
         return read_text(record, self.columns), None
+
+
+def refuse_surrogates(turns: Turns, rejected: str | None) -> None:
+    """Raises ValueError where a text is none that UTF-8 can hold; the parsers of JSON let it pass."""
+    try:
+        for turn in turns:
+            turn.text.encode()
+        (rejected or "").encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            "a text holds a lone surrogate, which is no text; repair the file's escapes"
+        ) from error
 
 
 def only_last_learned(turns: Turns) -> Turns:
