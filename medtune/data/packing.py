@@ -77,17 +77,28 @@ def pack(
     if packing == "none":
         return Rows(np.arange(len(documents) + 1), documents, start, end)
     order = np.random.default_rng(seed).permutation(len(documents))
-    arrange = concatenate if packing == "concat" else fit
     if groups is None:
-        return arrange(documents[order], start[order], end[order], sequence_length)
+        return arrange(documents, start, end, order, sequence_length, packing)
     by_group = order[np.argsort(groups[order], kind="stable")]
     bounds = np.flatnonzero(np.diff(groups[by_group])) + 1
     return joined(
         [
-            arrange(documents[chosen], start[chosen], end[chosen], sequence_length)
+            arrange(documents, start, end, chosen, sequence_length, packing)
             for chosen in np.split(by_group, bounds)
         ]
     )
+
+
+def arrange(
+    documents: Ints, start: Ints, end: Ints, chosen: Ints, sequence_length: int, packing: str
+) -> Rows:
+    """Arranges those documents that are chosen, in that order, by ``bfd`` or ``concat``."""
+    if packing == "concat":
+        return concatenate(documents[chosen], start[chosen], end[chosen], sequence_length)
+    bins = best_fit_decreasing((end - start)[chosen], sequence_length)
+    by_bin = chosen[stable_order(bins)]
+    counts = np.bincount(bins) if len(bins) else np.zeros(0, dtype=np.int64)
+    return Rows(np.concatenate([[0], np.cumsum(counts)]), documents[by_bin], start[by_bin], end[by_bin])
 
 
 def joined(parts: Sequence[Rows]) -> Rows:
@@ -100,14 +111,6 @@ def joined(parts: Sequence[Rows]) -> Rows:
         np.concatenate([part.start for part in parts]),
         np.concatenate([part.end for part in parts]),
     )
-
-
-def fit(documents: Ints, start: Ints, end: Ints, sequence_length: int) -> Rows:
-    """Best-fit decreasing: no document is split."""
-    bins = best_fit_decreasing(end - start, sequence_length)
-    by_bin = stable_order(bins)
-    counts = np.bincount(bins) if len(bins) else np.zeros(0, dtype=np.int64)
-    return Rows(np.concatenate([[0], np.cumsum(counts)]), documents[by_bin], start[by_bin], end[by_bin])
 
 
 def best_fit_decreasing(lengths: Ints, capacity: int) -> Ints:

@@ -77,7 +77,6 @@ class PackedSplit:
                 log.warning("data: nothing of %s is learned: its weight or max_passes is 0", name)
         self._epochs: dict[int, Epoch] = {}
         self._positions = np.arange(data.sequence_length)
-        self._relabelled = [len(part.store.relabel_table[0]) > 0 for part in self.parts]
 
     @property
     def is_constant(self) -> bool:
@@ -146,10 +145,9 @@ class PackedSplit:
             first = max(first, 1)
             if first < last:
                 labels[first:last] = ids[first:last]
-        if self._relabelled[owner]:
-            for position, label in part.store.relabels(document).tolist():
-                if start < position < start + len(ids):
-                    labels[position - start] = label
+        for position, label in part.store.relabels(document).tolist():
+            if start < position < start + len(ids):
+                labels[position - start] = label
 
     def _epoch(self, epoch: int) -> Epoch:
         key = 0 if self.is_constant else epoch

@@ -1,214 +1,446 @@
-"""Templates, store, rows and collation: ids and labels to the token."""
+"""Splits as rows: lengths settled, mixes drawn, learned tokens counted as the labels have them."""
 
-import json
-from pathlib import Path
+import re
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
+from hypothesis import given, reject, settings
+from hypothesis import strategies as st
 
-from medtune.config.schema import Config, DataConfig, TemplateConfig
-from medtune.data.collate import Collator
-from medtune.data.datamodule import PackedDataModule
-from medtune.data.examples import Example, Turn
-from medtune.data.order import NO_ROW
-from medtune.data.prepare import prepare_split
+from medtune.config.schema import DataConfig
+from medtune.data.fates import Fate
 from medtune.data.rows import IGNORE_INDEX, PackedSplit
-from medtune.data.templates import Template
-from medtune.runtime.record import RunFolder
-
-EOS, BOS = 3, 2
+from tests.unit.data.made_parts import Document, make_part, plain
 
 
-def write_split(folder, pairs, name="train.json"):
-    lines = [json.dumps({"input": prompt, "target": response}) for prompt, response in pairs]
-    (folder / name).write_text("\n".join(lines))
-
-
-@pytest.fixture
-def data(tmp_path) -> DataConfig:
-    """Four promptcblue records of 5, 9, 3 and 6 tokens, a token per character and one EOS each."""
-    write_split(tmp_path, [("ab", "cd"), ("abcd", "efgh"), ("a", "b"), ("abc", "de")])
-    return DataConfig(
-        name="four", dir=str(tmp_path), splits={"train": "train.json"}, cache_dir=str(tmp_path / "cache"),
-        sequence_length=12, global_batch_size=1,
+def split_of(*parts, is_train=True, seed=0, max_steps=None, rows_per_step=1, **data):
+    mix = [part.name for part in parts] if len(parts) > 1 else []
+    return PackedSplit(
+        parts, DataConfig(**{"mix": mix, "sequence_length": 12, **data}), "train", seed,
+        is_train=is_train, max_steps=max_steps, rows_per_step=rows_per_step,
     )  # fmt: skip
 
 
-def packed(data, tokenizer, objective="sft", template=None):
-    store = prepare_split(data, template or TemplateConfig(), tokenizer, "train")
-    return PackedSplit(store, data, "train", objective, seed=0)
+def filled(split, epoch, row):
+    """The arrays of a row: input_ids, labels, position_ids, document_ids, source_ids."""
+    arrays = np.full((5, int(split.rows_of(epoch).lengths[row])), IGNORE_INDEX)
+    split.fill(epoch, row, *arrays)
+    return arrays
 
 
-def test_a_prompt_has_the_same_ids_in_training_and_generation(tiny_tokenizer):
-    config = TemplateConfig(prompt="ask: {prompt}\n", bos=True)
-    template = Template(config, tiny_tokenizer)
-    turns = (Turn("prompt", "a{prompt}b", learned=False), Turn("response", "c", learned=True))
-    (encoded,) = template.encode([Example(turns, "f", 1)])
-    prompt_ids = template.prompt_ids("a{prompt}b")
-    assert encoded.input_ids[: len(prompt_ids)] == prompt_ids
-    assert encoded.input_ids[0] == BOS
-    assert encoded.input_ids[-1] == EOS
-    assert encoded.spans == [(len(prompt_ids), len(encoded.input_ids))]
+@st.composite
+def documents(draw, longest=30):
+    """A document with learned spans, some of whose tokens have another label."""
+    length = draw(st.integers(2, longest))
+    bounds = sorted(draw(st.sets(st.integers(1, length), min_size=1, max_size=6)) - {length}) or [1]
+    spans = list(zip(bounds[::2], [*bounds[1::2], length], strict=False))
+    places = [place for first, last in spans for place in range(first, last)]
+    relabels = sorted(draw(st.sets(st.sampled_from(places), max_size=3)))
+    return Document(
+        [4 + (7 * place + length) % 90 for place in range(length)],
+        spans,
+        [(place, 200 + place) for place in relabels],
+        responses=len(spans),
+    )
 
 
-def test_control_tokens_in_user_text_stay_text(tiny_tokenizer):
-    template = Template(TemplateConfig(), tiny_tokenizer)
-    assert EOS not in template.prompt_ids("a</s>b")
+PARTS = st.lists(st.lists(documents(), min_size=1, max_size=12), min_size=1, max_size=3)
 
 
-def test_a_conversation_continues_with_the_separator_and_ends_open(tiny_tokenizer):
-    template = Template(TemplateConfig(prompt="{prompt}:", separator="\n"), tiny_tokenizer)
-    ids = template.prompt_ids("c", history=[("a", "b")])
-    assert tiny_tokenizer.decode(ids).replace("</s>", "|") == "a:b|\nc:"
-
-
-def test_a_template_without_a_place_for_the_prompt_is_refused(tiny_tokenizer):
-    with pytest.raises(ValueError, match="the prompt would be lost"):
-        Template(TemplateConfig(prompt="hello"), tiny_tokenizer)
-
-
-def test_a_tokenizer_without_eos_is_refused(tiny_tokenizer):
-    tiny_tokenizer = type(tiny_tokenizer)(tokenizer_object=tiny_tokenizer.backend_tokenizer)
-    with pytest.raises(ValueError, match="has no eos token; set template.eos=false"):
-        Template(TemplateConfig(), tiny_tokenizer)
-
-
-def test_the_store_gives_back_ids_and_spans_bit_for_bit(data, tiny_tokenizer):
-    store = prepare_split(data, TemplateConfig(), tiny_tokenizer, "train")
-    expected = [
-        [*tiny_tokenizer.encode(text, add_special_tokens=False), EOS]
-        for text in ("abcd", "abcdefgh", "ab", "abcde")
-    ]
-    assert [store.input_ids(index).tolist() for index in range(4)] == expected
-    assert [store.spans(index).tolist() for index in range(4)] == [[[2, 5]], [[4, 9]], [[1, 3]], [[3, 6]]]
-    assert store.lines.tolist() == [1, 2, 3, 4]
-
-
-def test_the_cache_is_hit_by_what_changes_no_token_and_missed_by_what_does(data, tiny_tokenizer):
-    folder = prepare_split(data, TemplateConfig(), tiny_tokenizer, "train").folder
-    written = (folder / "tokens.arrow").stat().st_mtime_ns
-    data.sequence_length, data.packing = 99, "concat"
-    again = prepare_split(data, TemplateConfig(), tiny_tokenizer, "train").folder
-    assert (again / "tokens.arrow").stat().st_mtime_ns == written
-    assert prepare_split(data, TemplateConfig(prompt="q {prompt}"), tiny_tokenizer, "train").folder != folder
-    write_split(folder.parents[1], [("ab", "ce")])
-    assert prepare_split(data, TemplateConfig(), tiny_tokenizer, "train").folder != folder
-
-
-@pytest.mark.parametrize(("objective", "learned"), [("sft", [3, 5, 2, 3]), ("pretrain", [4, 8, 2, 5])])
-@pytest.mark.parametrize("packing", ["none", "bfd"])
-def test_labels_are_the_responses_or_everything_but_the_first_token(
-    data, tiny_tokenizer, objective, learned, packing
+@settings(max_examples=60, deadline=None)
+@given(
+    many=PARTS,
+    objectives=st.lists(st.sampled_from(["sft", "pretrain"]), min_size=3, max_size=3),
+    packing=st.sampled_from(["bfd", "concat", "none"]),
+    groups=st.sampled_from(["none", "turns", "source"]),
+    overlong=st.sampled_from(["drop", "truncate", "split"]),
+    length=st.integers(6, 40),
+    weights=st.none() | st.lists(st.floats(0.25, 3), min_size=3, max_size=3),
+    epoch=st.integers(0, 2),
+)  # fmt: skip
+def test_rows_hold_what_documents_say_and_learned_counts_are_those_of_the_labels(
+    many, objectives, packing, groups, overlong, length, weights, epoch
 ):
-    data.packing = packing
-    split = packed(data, tiny_tokenizer, objective)
-    batch = Collator(split, pad_id=0)([(row, 1) for row in range(len(split))])
-    ids, labels, documents = batch["input_ids"], batch["labels"], batch["document_ids"]
-    assert int((labels != IGNORE_INDEX).sum()) == sum(learned) == int(split.learned.sum())
-    assert (labels != IGNORE_INDEX).sum(1).tolist() == split.learned.tolist()
-    assert torch.equal(ids[labels != IGNORE_INDEX], labels[labels != IGNORE_INDEX])
-    starts = batch["position_ids"] == 0
-    assert (labels[starts & (documents > 0)] == IGNORE_INDEX).all()
-    assert (labels[documents == 0] == IGNORE_INDEX).all()
-    assert batch["packed"] == (packing == "bfd")
+    parts = []
+    for number, some in enumerate(many):
+        objective = "pretrain" if packing == "concat" else objectives[number]
+        rule = "truncate" if overlong == "split" and objective == "sft" else overlong
+        weight = weights[number] if weights else None
+        parts.append(make_part(some, "abc"[number], objective, overlong=rule, weight=weight))
+    try:
+        split = split_of(*parts, sequence_length=length, packing=packing, pack_groups=groups, mix_by="epochs")
+    except ValueError as error:
+        if not re.search("is left for|must hold it and a token of the prompt", str(error)):
+            raise
+        reject()
+    everything = [document for some in many for document in some]
+    rows = split.rows_of(epoch)
+    pieces = list(zip(rows.document.tolist(), rows.start.tolist(), rows.end.tolist(), strict=True))
+    for row, learned in enumerate(split.learned_of(epoch).tolist()):
+        ids, labels, positions, numbers, sources = filled(split, epoch, row).tolist()
+        inside = pieces[rows.offsets[row] : rows.offsets[row + 1]]
+        owners = [int(split.offsets.searchsorted(document, side="right")) - 1 for document, _, _ in inside]
+        assert ids == [token for at, start, end in inside for token in everything[at].ids[start:end]]
+        assert labels == [
+            label
+            for (at, start, end), owner in zip(inside, owners, strict=True)
+            for label in expected_labels(everything[at], start, end, parts[owner].objective)
+        ]
+        assert positions == [place for _, start, end in inside for place in range(end - start)]
+        assert numbers == [n for n, (_, start, end) in enumerate(inside, 1) for _ in range(start, end)]
+        assert sources == [
+            n for n, (_, start, end) in zip(owners, inside, strict=True) for _ in range(start, end)
+        ]
+        assert learned == sum(label != IGNORE_INDEX for label in labels)
+        assert len(ids) == rows.lengths[row] <= length
+    draw = split.draw_of(epoch)
+    assert (draw.tokens.sum(), draw.learned.sum()) == (rows.lengths.sum(), split.learned_of(epoch).sum())
 
 
-def test_a_packed_row_restarts_positions_and_counts_documents(data, tiny_tokenizer):
-    split = packed(data, tiny_tokenizer)
-    row = int(np.argmax(np.diff(split.rows.offsets)))
-    batch = Collator(split, pad_id=7)([(row, 11)])
-    documents, positions = batch["document_ids"][0], batch["position_ids"][0]
-    lengths = (split.rows.end - split.rows.start)[
-        split.rows.offsets[row] : split.rows.offsets[row + 1]
-    ].tolist()
-    assert len(lengths) > 1
-    assert documents[: sum(lengths)].tolist() == [
-        n for n, length in enumerate(lengths, 1) for _ in range(length)
-    ]
-    assert positions[: sum(lengths)].tolist() == [p for length in lengths for p in range(length)]
-    assert (batch["input_ids"][0, sum(lengths) :] == 7).all()
-    assert batch["step_tokens"] == 11
+def expected_labels(document, start, end, objective):
+    """The labels of a document's tokens ``start:end``, one by one."""
+    labels = [IGNORE_INDEX]
+    for place in range(start + 1, end):
+        if objective == "pretrain":
+            labels.append(document.ids[place])
+        elif any(first <= place < last for first, last in document.spans):
+            labels.append(dict(document.relabels).get(place, document.ids[place]))
+        else:
+            labels.append(IGNORE_INDEX)
+    return labels
 
 
-def test_a_row_without_tokens_fills_a_step(data, tiny_tokenizer):
-    batch = Collator(packed(data, tiny_tokenizer), pad_id=0)([(NO_ROW, 5), (0, 5)])
-    assert (batch["document_ids"][0] == 0).all()
-    assert (batch["labels"][0] == IGNORE_INDEX).all()
+def test_labels_differ_from_ids_where_the_template_says_so():
+    document = Document([10, 11, 12, 13, 14, 15], [(1, 4), (5, 6)], [(3, 77)], responses=2)
+    labels = filled(split_of(make_part([document])), 0, 0)[1]
+    assert labels.tolist() == [IGNORE_INDEX, 11, 12, 77, IGNORE_INDEX, 15]
+    whole = filled(split_of(make_part([document], objective="pretrain")), 0, 0)[1]
+    assert whole.tolist() == [IGNORE_INDEX, 11, 12, 13, 14, 15]
 
 
-def test_concat_learns_everything_but_the_first_token_of_each_piece(data, tiny_tokenizer):
-    data.packing, data.sequence_length = "concat", 4
-    split = packed(data, tiny_tokenizer, "pretrain")
-    batch = Collator(split, pad_id=0)([(row, 1) for row in range(len(split))])
-    assert int((batch["document_ids"] > 0).sum()) == 5 + 9 + 3 + 6
-    assert (batch["labels"] != IGNORE_INDEX).sum(1).tolist() == split.learned.tolist()
+def test_a_row_tells_its_documents_apart():
+    split = split_of(make_part([plain(5)], "a"), make_part([plain(4)], "b", "pretrain"))
+    ids, labels, positions, numbers, sources = filled(split, 0, 0).tolist()
+    assert ids == [4, 5, 6, 7, 8, 4, 5, 6, 7]
+    assert labels == [-100, -100, -100, -100, 8, -100, 5, 6, 7]
+    assert positions == [0, 1, 2, 3, 4, 0, 1, 2, 3]
+    assert numbers == [1] * 5 + [2] * 4
+    assert sources == [0] * 5 + [1] * 4
+    assert split.describe_row(0, 0) == "a.jsonl:1, b.jsonl:1"
 
 
-@pytest.mark.parametrize("objective", ["sft", "pretrain"])
-def test_counts_equal_labels_when_prompts_are_cut_or_texts_are_split(data, tiny_tokenizer, objective):
-    data.sequence_length, data.overlong = 6, "truncate" if objective == "sft" else "split"
-    split = packed(data, tiny_tokenizer, objective)
-    batch = Collator(split, pad_id=0)([(row, 1) for row in range(len(split))])
-    assert (batch["labels"] != IGNORE_INDEX).sum(1).tolist() == split.learned.tolist()
-    if objective == "sft":
-        assert split.pieces.truncated == 1
-        assert int(split.learned.sum()) == 3 + 5 + 2 + 3, "a response was cut"
+# ------------------------------------------------------------------------------------------- lengths
+
+
+LONG = [plain(3), plain(9, 2), plain(6, 2), plain(7, 2)]
+
+
+def test_overlong_examples_stop_unless_something_else_is_chosen():
+    message = (
+        r"3 of 4 examples of four \(train\) are longer than data\.sequence_length=4 \(the longest, "
+        r"four\.jsonl:2, has 9 tokens; half of them have at most 7\).*data\.overlong=drop"
+    )
+    with pytest.raises(ValueError, match=message):
+        split_of(make_part(LONG, "four"), sequence_length=4)
+
+
+def test_in_a_mix_the_key_is_the_sources_own():
+    with pytest.raises(ValueError, match=r"or choose data\.sources\.b\.overlong=drop"):
+        split_of(make_part([plain(3)], "a"), make_part([plain(13)], "b"))
+
+
+def test_a_source_has_its_own_rule():
+    split = split_of(
+        make_part(LONG, "a", overlong="drop"),
+        make_part(LONG, "b", "pretrain", overlong="split"),
+        make_part(LONG, "c", overlong="truncate"),
+        sequence_length=4,
+    )
+    assert [part.fates.tolist() for part in split.parts] == [[0, 6, 6, 6], [0] * 4, [0] * 4]
+    pieces = split.pieces
+    assert pieces.document.tolist() == [0, 4, 5, 5, 5, 6, 6, 7, 7, 8, 9, 10, 11]
+    assert (pieces.end - pieces.start).tolist() == [3, 3, 4, 4, 1, 4, 2, 4, 3, 3, 4, 4, 4]
+    assert pieces.start[-4:].tolist() == [0, 5, 2, 3]
+    assert pieces.learned[-4:].tolist() == [1, 2, 2, 2]
+    assert split.draw_of(0).documents.tolist() == [1, 4, 4]
+
+
+def test_the_parts_given_keep_their_fates():
+    part = make_part(LONG, overlong="drop")
+    split_of(part, sequence_length=4)
+    assert part.fates.tolist() == [Fate.KEPT] * 4
+
+
+def test_a_response_is_never_cut():
+    part = make_part([plain(3), plain(8, 4)], "two", overlong="truncate")
+    assert split_of(part, sequence_length=5).pieces.start.tolist() == [0, 3]
+    message = r"two\.jsonl:2: the response has 4 tokens but data\.sequence_length is 4, which must hold it"
+    with pytest.raises(ValueError, match=message):
+        split_of(part, sequence_length=4)
 
 
 @pytest.mark.parametrize(
-    ("overlong", "message"),
+    ("length", "start", "relabelled", "learned"),
     [
-        pytest.param(
-            "error",
-            r"1 of 4 examples in train\.json are longer than data\.sequence_length=4 .*line 2, has 9",
-            id="error",
-        ),
-        pytest.param(
-            "truncate",
-            r"train\.json:2: the response has 5 tokens but data\.sequence_length is 4",
-            id="truncate",
-        ),
+        pytest.param(12, 0, 0, 7, id="whole"),
+        pytest.param(11, 1, 1, 7, id="prompt_is_cut"),
+        pytest.param(10, 5, 4, 4, id="first_response_would_have_no_prompt"),
+        pytest.param(9, 5, 4, 4, id="first_response_would_be_cut"),
+        pytest.param(7, 5, 5, 4, id="second_prompt_is_whole"),
+        pytest.param(6, 6, 6, 4, id="second_prompt_is_cut"),
+        pytest.param(5, 9, 8, 2, id="second_response_would_be_cut"),
+        pytest.param(3, 9, 9, 2, id="least"),
     ],
 )
-def test_overlong_examples_are_never_cut_silently(data, tiny_tokenizer, overlong, message):
-    write_split(Path(data.dir), [("a", "b"), ("abcd", "efgh"), ("a", "b"), ("a", "b")])
-    data.sequence_length, data.overlong = 4, overlong
+def test_a_conversation_loses_its_oldest_turns_whole(length, start, relabelled, learned):
+    """Where the end of a response is learned at the next prompt's first token, that token stays."""
+    spans = [(2, 5), (7, 9), (10, 12)]
+    for relabels, first in (([], start), ([(4, 50), (8, 50)], relabelled)):
+        document = Document(list(range(10, 22)), spans, relabels, responses=3)
+        split = split_of(make_part([document], overlong="truncate"), sequence_length=length)
+        assert split.pieces.start.tolist() == [first]
+        assert split.learned_of(0).tolist() == [learned]
+        assert (filled(split, 0, 0)[1] != IGNORE_INDEX).sum() == learned
+
+
+def test_splitting_responses_is_refused():
+    with pytest.raises(ValueError, match=r"data\.overlong=split .* part a response of made from its prompt"):
+        split_of(make_part(LONG, overlong="split"), sequence_length=4)
+
+
+def test_concat_parts_no_response_from_its_prompt():
+    with pytest.raises(
+        ValueError, match=r"data\.packing=concat .* of b .*data\.sources\.b\.objective=pretrain"
+    ):
+        split_of(make_part(LONG, "a", "pretrain"), make_part(LONG, "b"), packing="concat")
+
+
+def test_concat_loses_no_token_and_needs_no_rule_for_lengths():
+    split = split_of(make_part(LONG, objective="pretrain"), packing="concat", sequence_length=4)
+    rows = split.rows_of(0)
+    assert rows.lengths.tolist() == [4] * 6 + [1]
+    tokens = [token for row in range(7) for token in filled(split, 0, row)[0].tolist()]
+    assert Counter(tokens) == Counter(token for document in LONG for token in document.ids)
+    assert split.learned_of(0).sum() == 25 - len(rows.document)
+
+
+def test_documents_that_teach_nothing_are_refused_or_left_out():
+    mute = Document([5, 6, 7], [])
+    first_only = Document([5, 6, 7], [(0, 1)])
+    with pytest.raises(ValueError, match=r"m\.jsonl:2: this example has no response to learn \(2 of m have"):
+        split_of(make_part([plain(3), mute, first_only], "m"))
+    split = split_of(make_part([plain(3), mute, first_only], "m", on_error="skip"))
+    assert split.parts[0].fates.tolist() == [Fate.KEPT, Fate.UNLEARNED, Fate.UNLEARNED]
+    assert split_of(make_part([mute], objective="pretrain")).learned_of(0).tolist() == [2]
+
+
+def test_a_split_of_single_tokens_teaches_nothing():
+    with pytest.raises(ValueError, match=r"nothing of a \(train\) is learned"):
+        split_of(make_part([Document([4]), Document([5])], "a", "pretrain"))
+
+
+def test_a_source_without_an_example_left_is_refused_with_the_causes():
+    part = make_part([plain(3), plain(20), plain(21)], "gone", overlong="drop")
+    part.fates[0] = Fate.DUPLICATE
+    message = r"no example of gone is left for train with data\.sequence_length=12: duplicate 1, overlong 2"
     with pytest.raises(ValueError, match=message):
-        packed(data, tiny_tokenizer)
+        split_of(part)
+    with pytest.raises(ValueError, match="no example of none is left for train .*: it had none"):
+        split_of(make_part([plain(3)], "a"), make_part([], "none"))
 
 
-def test_dropping_leaves_a_ledger_that_closes(data, tiny_tokenizer, tmp_path):
-    data.sequence_length, data.overlong = 6, "drop"
-    folder = RunFolder(tmp_path / "run")
-    module = PackedDataModule(Config(data=data), tiny_tokenizer, folder)
-    module.setup()
-    entry = json.loads(folder.data_report_file.read_text())["splits"]["train"]
-    assert (entry["documents"], entry["documents_kept"], entry["dropped"], entry["overlong"]) == (4, 3, 1, 1)
-    assert entry["tokens"] == entry["tokens_kept"] + entry["tokens_dropped"] + entry["tokens_cut"] == 23
-    assert entry["rows"] * entry["sequence_length"] == entry["tokens_kept"] + entry["padding"]
+# --------------------------------------------------------------------------------------- max_tokens
 
 
-def test_everything_dropped_is_an_error(data, tiny_tokenizer):
-    data.sequence_length, data.overlong = 2, "drop"
-    with pytest.raises(ValueError, match="no examples left with data.overlong=drop"):
-        packed(data, tiny_tokenizer)
+def capped(count, max_tokens, seed=0, first=0, **options):
+    documents = [plain(5 + (first + number) % 7) for number in range(count)]
+    documents = [
+        Document([*document.ids[:-1], 1000 + first + number], document.spans)
+        for number, document in enumerate(documents)
+    ]
+    part = make_part(documents, max_tokens=max_tokens)
+    split = split_of(part, seed=seed, **options)
+    return {documents[index].ids[-1] for index in split.parts[0].kept}, split
 
 
-def test_the_loader_goes_on_where_it_is_told(data, tiny_tokenizer):
-    data.packing = "none"
-    module = PackedDataModule(Config(data=data), tiny_tokenizer)
-    module.setup()
-    loader = module.train_dataloader()
-    whole = [batch["rows"] for batch in loader]
-    loader.batch_sampler.start(2)
-    assert [batch["rows"] for batch in loader] == whole[2:]
+def test_max_tokens_keeps_about_so_many_tokens():
+    chosen, split = capped(500, 1000)
+    assert abs(split.draw_of(0).tokens[0] - 1000) <= 6
+    assert Counter(split.parts[0].fates.tolist()) == {Fate.KEPT: len(chosen), Fate.CAPPED: 500 - len(chosen)}
+    assert capped(500, 1000, seed=1)[0] != chosen, "the choice has no seed"
+    assert len(capped(500, 10**6)[0]) == 500
 
 
-@pytest.mark.parametrize(("micro", "world", "passes"), [(None, 1, 1), (None, 2, 1), (1, 2, 2), (2, 1, 2)])
-def test_a_device_takes_its_share_of_a_step_unless_told(data, tiny_tokenizer, micro, world, passes):
-    data.global_batch_size, data.micro_batch_size = 4, micro
-    module = PackedDataModule(Config(data=data), tiny_tokenizer, world_size=world)
-    module.setup()
-    assert module.step_plan.accumulation == passes
-    assert module.step_plan.micro_batch_size * world * passes == 4
+def test_the_choice_of_max_tokens_hardly_changes_when_others_are_added():
+    chosen, _ = capped(500, 1000)
+    more, _ = capped(1000, 2000)
+    assert len(chosen - more) <= 20
+    assert len(more - chosen) > 80
+
+
+def test_max_tokens_is_not_for_validation():
+    assert len(capped(50, 20, is_train=False)[0]) == 50
+
+
+# ---------------------------------------------------------------------------------------------- mix
+
+
+def reasonable(name, count, seed, objective="sft", **source):
+    """A source whose lengths spread as those of PromptCBLUE do."""
+    lengths = np.clip(np.random.default_rng(seed).lognormal(2.5, 0.6, count), 3, 64).astype(int)
+    return make_part([plain(length, 2) for length in lengths.tolist()], name, objective, **source)
+
+
+@pytest.fixture(scope="module")
+def stores():
+    return [reasonable("a", 3000, 1), reasonable("b", 2000, 2, "pretrain"), reasonable("c", 5000, 3)]
+
+
+def weighted(stores, weights, **source):
+    return [
+        replace(part, source=replace(part.source, weight=weight, **source))
+        for part, weight in zip(stores, weights, strict=True)
+    ]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    weights=st.lists(st.floats(0.1, 10), min_size=3, max_size=3),
+    by=st.sampled_from(["tokens", "examples"]),
+    stop=st.sampled_from(["first", "all", "steps"]),
+    temperature=st.sampled_from([1.0, 2.0, 0.7]),
+    epoch=st.integers(0, 3),
+)
+def test_the_realised_mix_is_the_wanted_one(stores, weights, by, stop, temperature, epoch):
+    split = split_of(
+        *weighted(stores, weights), sequence_length=64, mix_by=by, mix_stop=stop, mix_temperature=temperature,
+        max_steps=60, rows_per_step=16,
+    )  # fmt: skip
+    draw = split.draw_of(epoch)
+    expected = np.array(weights) ** (1 / temperature)
+    assert draw.wanted == pytest.approx(expected / expected.sum(), rel=1e-9)
+    assert np.abs(draw.realised - draw.wanted).max() <= 0.005
+    counted = draw.tokens if by == "tokens" else draw.documents
+    assert draw.realised == pytest.approx(counted / counted.sum(), rel=1e-12)
+    assert draw.tokens.sum() == split.rows_of(epoch).lengths.sum()
+    if stop == "first":
+        assert draw.passes.max() == 1
+    elif stop == "all":
+        assert draw.passes.min() == 1
+    elif epoch == 0:
+        assert 60 * 16 <= len(split.rows_of(0)) <= 60 * 16 * 1.03
+
+
+def test_a_mix_without_weights_shows_everything_once_in_every_epoch(stores):
+    split = split_of(*stores, sequence_length=64)
+    assert split.is_constant
+    assert split.rows_of(3) is split.rows_of(0)
+    assert Counter(split.rows_of(0).document.tolist()) == Counter(range(10_000))
+    assert split.draw_of(0).realised.tolist() == split.draw_of(0).wanted.tolist()
+
+
+def test_passes_are_what_epochs_say(stores):
+    split = split_of(*weighted(stores, [2, 0.5, None]), sequence_length=64, mix_by="epochs")
+    draw = split.draw_of(1)
+    assert draw.documents.tolist() == [6000, 1000, 5000]
+    assert (draw.wanted.tolist(), draw.realised.tolist()) == ([2, 0.5, 1], [2, 0.5, 1])
+    assert not split.is_constant
+
+
+def test_epochs_show_other_documents_of_an_undersampled_source(stores):
+    split = split_of(*weighted(stores, [1, 1, 1]), sequence_length=64, mix_by="examples")
+    epochs = [split.rows_of(epoch).document for epoch in range(5)]
+    last = [set(shown[shown >= 5000].tolist()) for shown in epochs]
+    assert [len(shown) for shown in last[:2]] == [2000, 2000]
+    assert not last[0] & last[1]
+    assert set().union(*last[:3]) == set(range(5000, 10_000))
+    assert last[1] & last[3]
+
+
+def test_epochs_are_functions_of_the_seed_and_their_number(stores):
+    parts = weighted(stores, [1, 2, 3])
+    first, again = (split_of(*parts, sequence_length=64) for _ in range(2))
+    forwards = [first.rows_of(epoch).document.tolist() for epoch in range(4)]
+    backwards = [again.rows_of(epoch).document.tolist() for epoch in (3, 2, 1, 0)][::-1]
+    assert forwards == backwards
+    assert forwards[0] != forwards[1]
+    assert split_of(*parts, sequence_length=64, seed=1).rows_of(0).document.tolist() != forwards[0]
+
+
+def test_only_two_epochs_are_kept_in_memory(stores):
+    split = split_of(*weighted(stores, [1, 2, 3]), sequence_length=64)
+    rows = [split.rows_of(epoch) for epoch in range(3)]
+    assert split.rows_of(2) is rows[2]
+    assert split.rows_of(1) is rows[1]
+    assert split.rows_of(0) is not rows[0]
+
+
+def test_a_source_of_weight_zero_is_left_out_and_said(stores, caplog):
+    split = split_of(*weighted(stores, [1, 0, 1]), sequence_length=64)
+    assert split.draw_of(0).documents[1] == 0
+    assert "nothing of b is learned" in caplog.text
+    split_of(make_part([plain(4)], "a", weight=1), make_part([], "b", weight=0))
+
+
+def test_a_cap_on_passes_shows_in_the_realised_mix(stores):
+    split = split_of(*weighted(stores, [1, 1, 1], max_passes=1.25), sequence_length=64, mix_stop="all")
+    draw = split.draw_of(0)
+    assert draw.passes == pytest.approx([1.25, 1.25, 1], abs=0.001)
+    assert draw.wanted.tolist() == pytest.approx([1 / 3] * 3)
+    assert draw.realised[2] > 0.44
+
+
+def test_capped_sources_leave_the_steps_to_the_others(stores):
+    parts = weighted(stores, [8, 1, 1])
+    parts[0].source.max_passes = 0.5
+    split = split_of(*parts, sequence_length=64, mix_stop="steps", max_steps=200, rows_per_step=8)
+    assert split.draw_of(0).passes[0] == pytest.approx(0.5, abs=0.001)
+    assert 1600 <= len(split.rows_of(0)) <= 1600 * 1.03
+
+
+def test_sources_that_are_all_capped_are_repeated(stores, caplog):
+    parts = weighted(stores, [1, 1, 1], max_passes=0.1)
+    split = split_of(*parts, sequence_length=64, mix_stop="steps", max_steps=10_000)
+    assert "a second epoch follows" in caplog.text
+    assert split.draw_of(0).passes == pytest.approx([0.1] * 3, abs=0.001)
+    assert not set(split.rows_of(0).document.tolist()) & set(split.rows_of(1).document.tolist())
+
+
+def test_a_mix_that_ends_after_its_steps_needs_their_number(stores):
+    with pytest.raises(ValueError, match=r"set trainer\.max_steps=N"):
+        split_of(*weighted(stores, [1, 1, 1]), sequence_length=64, mix_stop="steps")
+
+
+def test_an_epoch_without_a_document_is_refused():
+    parts = [make_part([plain(9)], name, weight=1, max_passes=0.01) for name in "ab"]
+    with pytest.raises(ValueError, match="the mix shows no document in epoch 0"):
+        split_of(*parts).rows_of(0)
+
+
+def test_validation_shows_everything_once_whatever_the_weights(stores):
+    split = split_of(*weighted(stores, [1, 5, 0]), sequence_length=64, is_train=False)
+    assert split.is_constant
+    assert split.draw_of(0).documents.tolist() == [3000, 2000, 5000]
+
+
+# ------------------------------------------------------------------------------------------- groups
+
+
+@pytest.mark.parametrize("groups", ["turns", "source"])
+def test_groups_share_no_row(groups):
+    def documents(turns):
+        return [
+            Document(list(range(10, 13 + number % 4)), [(1, 2)], responses=turns[number % 2])
+            for number in range(20)
+        ]
+
+    split = split_of(make_part(documents([1, 2]), "a"), make_part(documents([3, 0]), "b"), pack_groups=groups)
+    rows = split.rows_of(0)
+    for first, last in zip(rows.offsets[:-1], rows.offsets[1:], strict=True):
+        inside = rows.document[first:last]
+        is_b, odd = inside >= 20, inside % 2 == 1
+        kinds = is_b if groups == "source" else is_b ^ odd
+        assert len(set(kinds.tolist())) == 1
+    assert sorted(rows.document.tolist()) == list(range(40))
