@@ -160,14 +160,16 @@ def named_damage(path: Path, place: Callable[[], str]) -> Iterator[None]:
         raise ValueError(f"{path}: cannot be read{place()}: {error}") from error
 
 
-def open_bytes(path: Path) -> io.BufferedReader:
-    """Opens a file for reading its content.
+@contextmanager
+def open_bytes(path: Path) -> Iterator[io.BufferedReader]:
+    """Opens a file for reading its content, unpacked when its name says that it is packed.
 
     Raises:
         ValueError: It is missing, a folder, or cannot be read. What is damaged further on is found by the
             reads, which raise as the compression's module does.
     """
-    return unpacked(open_disk(path), path)
+    with open_disk(path) as disk:
+        yield unpacked(disk, path)
 
 
 def files_digest(paths: Sequence[Path]) -> str:

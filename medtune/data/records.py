@@ -182,7 +182,7 @@ def refuse_single_object(line: Raw, content: Content) -> None:
         return
     try:
         json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         rest = content.file.peek(1)
         if not rest or getattr(error, "pos", 0) < len(line.decode(errors="replace").rstrip()) - 1:
             return

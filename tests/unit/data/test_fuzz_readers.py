@@ -215,7 +215,7 @@ def make_case(records: list[dict[str, object]], kind: str, chance: random.Random
     """One file that is probably not what it should be."""
     way = chance.random()
     if way < 0.05:
-        return chance.randbytes(chance.randint(0, 300))
+        return b"".join(chance.choices([*PIECES, chance.randbytes(9)], k=chance.randint(0, 30)))
     if way < 0.4:
         records = [mutated_record(record, chance) for record in chance.choices(records, k=2)]  # type: ignore[misc]
         return file_of([record for record in records if isinstance(record, dict)] or [{}], kind)
