@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -12,12 +13,13 @@ from transformers import PreTrainedTokenizerFast
 from medtune.config.schema import TemplateConfig
 from medtune.data.examples import Example, Turn
 from medtune.data.templates import Template
+from medtune.data.vocabulary import vocabulary_of
 from medtune.runtime.errors import ConfigError
 
 LETTERS = "".join(map(chr, range(32, 127))) + "\n\t患者问答"
 CONTROLS = [
     *("<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|header|>", "<|close|>", "<|eot|>"),
-    *("<turn>", "<end>", "<think>", "</think>"),
+    *("<turn>", "<end>", "<tur", "<think>", "</think>"),  # one begins like another
 ]
 
 CHATML = """\
@@ -74,6 +76,15 @@ THINKING = """\
     {{- '<|im_start|>assistant\\n' }}
     {%- if enable_thinking is defined and not enable_thinking %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}
 {%- endif %}"""
+
+# Reasoning stays as it is written; an empty block is put before the last response.
+KEEPING = """\
+{%- for m in messages %}
+    {{- '<|im_start|>' + m.role + '\\n' }}
+    {%- if loop.last and m.role == 'assistant' %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}
+    {{- m.content + '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n<think>\\n\\n</think>\\n\\n' }}{% endif %}"""
 
 GENERATION = """\
 {%- for m in messages %}
@@ -204,7 +215,7 @@ def test_ids_are_those_of_apply_chat_template(name, rounds, system):
 @settings(max_examples=200, deadline=None)
 @given(
     st.sampled_from([*TEMPLATES]),
-    st.lists(st.tuples(st.sampled_from(CONTROLS[:9]), WORDS), min_size=1, max_size=3),
+    st.lists(st.tuples(st.sampled_from(CONTROLS[:10]), WORDS), min_size=1, max_size=3),
 )
 def test_no_content_becomes_a_control_token(name, rounds):
     """Nor does it change the skeleton: the ids beside it are those of other words."""
@@ -247,6 +258,13 @@ def test_reasoning(response, arguments, with_thinking, without):
     assert show("thinking", chat, turns, learn_thinking=False) == f"{before}{without}\n"
 
 
+def test_an_empty_block_in_a_template_that_knows_none_is_not_learned():
+    turns = turns_of("q", "<think>\n\n</think>\n\na")
+    assert show("chatml", template("chatml"), turns) == (
+        "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n«a<|im_end|>»\n"
+    )
+
+
 def test_reasoning_in_a_template_that_knows_none():
     chat, turns = template("chatml"), turns_of("q", "<think>hm</think>\n\na", "r", "<think>hm")
     before = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
@@ -255,6 +273,15 @@ def test_reasoning_in_a_template_that_knows_none():
     )
     assert show("chatml", chat, turns) == (
         f"{before.format('q')}«<think>hm</think>\n\na<|im_end|>»\n{before.format('r')}«<think>hm<|im_end|>»\n"
+    )
+
+
+def test_earlier_reasoning_that_the_template_keeps_is_learned_from_its_tag():
+    chat = Template.from_tokenizer(TemplateConfig(chat=True), tokenizer(KEEPING))
+    before = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+    assert show("chatml", chat, turns_of("q", "<think>hm</think>a", "r", "b")) == (
+        f"{before.format('q')}«<think>hm</think>a<|im_end|>»\n"
+        f"{before.format('r')}<think>\n\n</think>\n\n«b<|im_end|>»\n"
     )
 
 
@@ -332,10 +359,22 @@ def test_a_response_that_begins_elsewhere_than_generation_is_refused():
         encode(chat, turns_of("q", "a"))
 
 
-def test_variables_reach_the_template():
+def test_variables_reach_the_template_and_json_is_not_escaped():
     source = (
-        "{% for m in messages %}{{ mood }}{{ m.content }}<end>{% endfor %}{{ mood if add_generation_prompt }}"
+        "{% for m in messages %}{{ mood | tojson }}{{ m.content }}<end>{% endfor %}"
+        "{{ mood | tojson if add_generation_prompt }}"
     )
-    config = TemplateConfig(chat=True, chat_arguments={"mood": ":) "})
+    config = TemplateConfig(chat=True, chat_arguments={"mood": "<患>"})
     chat = Template.from_tokenizer(config, tokenizer(source))
-    assert TOKENIZERS["chatml"].decode(encode(chat, turns_of("q", "a")).input_ids) == ":) q<end>:) a<end>"
+    text = TOKENIZERS["chatml"].decode(encode(chat, turns_of("q", "a")).input_ids)
+    assert text == '"<患>"q<end>"<患>"a<end>'
+
+
+def test_the_space_before_a_response_is_left_to_a_tokenizer_that_adds_it():
+    """As Llama's does: encoded alone, "a" has the ids that it has after "[/INST]"."""
+    plain = vocabulary_of(TOKENIZERS["llama2"])
+    own_space = replace(plain, encode=lambda texts: plain.encode([" " + text for text in texts]))
+    chat = Template(TemplateConfig(chat=True), own_space)
+    encoded = encode(chat, turns_of("q", "a"))
+    [span] = encoded.spans
+    assert TOKENIZERS["llama2"].decode(encoded.input_ids[slice(*span)]) == " a </s>"

@@ -262,6 +262,13 @@ def test_a_system_prompt_comes_first(name):
     assert show(template, turns_of("q1", "a1", system="S")) == RENDERINGS[name][1]
 
 
+def test_a_system_prompt_within_the_first_prompt_is_not_repeated():
+    template = Template(shipped("llama2"), vocabulary())
+    assert show(template, turns_of("q1", "a1", "q2", "a2", system="S")) == (
+        f"{RENDERINGS['llama2'][1]}⟪<s>⟫[INST] q2 [/INST]« a2 ⟪</s>⟫»"
+    )
+
+
 @pytest.mark.parametrize("name", [name for name in SHIPPED if not RENDERINGS[name][1]])
 def test_a_system_prompt_without_a_place_is_refused_with_file_and_line(name):
     template = Template(shipped(name), vocabulary())
@@ -273,6 +280,11 @@ def test_a_system_prompt_without_a_place_is_refused_with_file_and_line(name):
 def test_what_ends_an_answer(name):
     stops = [NAMES[index] for index in Template(shipped(name), vocabulary()).stop_ids]
     assert stops == STOPS.get(name, ["</s>"])
+
+
+def test_a_token_that_is_learned_as_the_end_ends_an_answer():
+    config = TemplateConfig(prompt=[{"id": 195, "label": "<eoa>"}, "{prompt}"], response=["{response}"])
+    assert Template(config, vocabulary()).stop_ids == (CONTROLS["<eoa>"],)
 
 
 @pytest.mark.parametrize(
@@ -620,7 +632,9 @@ def learned_text(name: str, response: str, *, is_last: bool, is_begun: bool = Fa
     """What is learned of a response, from the rendering of this file's own table."""
     first, last = re.findall(r"«(.*?)»", RENDERINGS[name][0], re.DOTALL)
     before, after = (last if is_last else first).split("a2" if is_last else "a1")
-    response = re.sub(r"\A(\s*)<think>", r"\1⟪<think>⟫", response)
-    if "⟪<think>⟫" in response[: len(response) - len(response.lstrip()) + 9]:
-        response = response.replace("</think>", "⟪</think>⟫", 1)
-    return ("" if is_begun else before) + response + after.replace("=</s>", "")
+    after = after.replace("=</s>", "")
+    if is_begun:
+        return response + after
+    if response.lstrip().startswith("<think>"):
+        response = response.replace("<think>", "⟪<think>⟫", 1).replace("</think>", "⟪</think>⟫", 1)
+    return before + response + after
