@@ -1,7 +1,6 @@
 """The fit: everything a training run needs, wired to Lightning's Trainer."""
 
 import logging
-import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from torch import nn
 
 from medtune.config.instantiate import instantiate
 from medtune.config.schema import Config, TrainerConfig
+from medtune.data.order import StepPlan
 from medtune.runtime.errors import ConfigError
 from medtune.runtime.record import RunFolder
 from medtune.training.checkpoints import (
@@ -87,7 +87,9 @@ def fit(
 
     Args:
         config: The settled configuration.
-        datamodule: With ``setup``, ``step_plan``, ``train_dataloader``, ``val_dataloader`` and ``tokenizer``.
+        datamodule: With ``setup``, ``step_plan``, ``source_names``, ``train_dataloader``, ``val_dataloader``
+            and ``tokenizer``. It may have ``val_source_names``, if validation rows come from fewer sources,
+            and ``describe_row(epoch, row)``, which names a row's examples.
         folder: Where metrics, checkpoints and the model go.
         build_model: Instead of ``models.load.load_model``.
         export: Write ``RUN_DIR/model`` when the last step is done.
@@ -99,17 +101,19 @@ def fit(
     source = find_source(config, folder)  # first: tokenising may take an hour
     datamodule.setup("fit")
     plan = datamodule.step_plan
-    total_steps = count_steps(config.trainer, plan.steps_per_epoch)
+    total_steps = count_steps(config.trainer, plan)
     first_step = source.global_step if source else 0
-    metrics = Metrics(folder.metrics_file, config.trainer.log_every_n_steps, plan.steps_per_epoch)
+    describe_row = getattr(datamodule, "describe_row", None)
+    metrics = Metrics(folder.metrics_file, config.trainer.log_every_n_steps, plan, describe_row)
     checkpoints = Checkpoints(folder.checkpoints, config, layout_of(config), metrics, source)
     interrupt = Interrupt(checkpoints)
-    module = MODULES[config.objective](config, total_steps, build_model)
+    names, val_names = datamodule.source_names, getattr(datamodule, "val_source_names", None)
+    module = MODULES[config.objective](config, total_steps, build_model, names, val_names)
     callbacks: list[L.Callback] = [
         TrainMode(),
         *map(instantiate, config.callbacks.values()),
         metrics,
-        Validation(config.trainer.val_every_n_steps or max(plan.steps_per_epoch, total_steps // VALIDATIONS)),
+        Validation(config.trainer.val_every_n_steps or max(plan.steps_of(0), total_steps // VALIDATIONS)),
         checkpoints,
         *build_progress(config.trainer.progress, metrics),
         interrupt,
@@ -133,11 +137,11 @@ def fit(
     )
 
 
-def count_steps(config: TrainerConfig, steps_per_epoch: int) -> int:
+def count_steps(config: TrainerConfig, plan: StepPlan) -> int:
     """Optimizer steps of the whole fit."""
     if config.max_steps is not None:
         return config.max_steps
-    return math.ceil((config.max_epochs or 1) * steps_per_epoch)
+    return plan.total_steps(config.max_epochs or 1)
 
 
 def ranks() -> tuple[int, int]:

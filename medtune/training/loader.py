@@ -8,6 +8,7 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor
 
+from medtune.training import source_losses
 from medtune.training.losses import learned_columns
 
 
@@ -38,8 +39,8 @@ class StepLoader:
         loader = self.datamodule.train_dataloader()
         step = self.first_step
         while step < self.total_steps:
-            epoch_end = (step // self.plan.steps_per_epoch + 1) * self.plan.steps_per_epoch
-            stop = min(epoch_end, self.total_steps)
+            epoch, done = self.plan.epoch_of(step)
+            stop = min(step - done + self.plan.steps_of(epoch), self.total_steps)
             loader.batch_sampler.start(step)
             # An iterator of a DataLoader draws its workers' seed from the stream that dropout uses; a
             # resumed fit makes one more than an uninterrupted one.
@@ -53,7 +54,7 @@ class StepData(L.LightningDataModule):
     """Gives Lightning the training rows as a :class:`StepLoader` and the validation rows as they are.
 
     Args:
-        datamodule: With ``step_plan``, ``train_dataloader`` and ``val_dataloader``.
+        datamodule: With ``step_plan``, ``source_names``, ``train_dataloader`` and ``val_dataloader``.
         first_step: Steps that are done already.
         total_steps: Steps of the whole fit.
     """
@@ -63,6 +64,7 @@ class StepData(L.LightningDataModule):
         self.datamodule = datamodule
         self.first_step = first_step
         self.total_steps = total_steps
+        self.by_source = len(datamodule.source_names) > 1
 
     def train_dataloader(self) -> StepLoader:
         """One stream over all steps that are left."""
@@ -75,10 +77,12 @@ class StepData(L.LightningDataModule):
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Adds what is cheap to know while the batch is on the CPU and would wait for the device later.
 
-        ``columns``, see :func:`losses.learned_columns`, and ``tokens``, their number without padding.
+        ``columns``, see :func:`losses.learned_columns`; ``tokens``, their number without padding; what
+        :func:`source_losses.prepare` adds.
         """
         batch["columns"] = learned_columns(batch["labels"])
         batch["tokens"] = int((batch["document_ids"] > 0).sum())
+        source_losses.prepare(batch, self.by_source)
         return batch
 
     def transfer_batch_to_device(

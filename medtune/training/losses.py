@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medtune.data.rows import IGNORE_INDEX
+from medtune.data.rows import IGNORE_INDEX, NO_SOURCE
 
 
 def learned_columns(labels: Tensor) -> Tensor:
@@ -31,6 +31,21 @@ def next_labels(labels: Tensor, columns: Tensor) -> Tensor:
     return following[:, columns]
 
 
+def next_sources(source_ids: Tensor, labels: Tensor, columns: Tensor) -> Tensor:
+    """The source of the label that each of ``columns`` predicts.
+
+    Args:
+        source_ids: [B, T], int64.
+        labels: [B, T], unshifted.
+        columns: [K].
+
+    Returns:
+        int64 [B, K]; ``NO_SOURCE`` where no label is learned.
+    """
+    sources = source_ids.masked_fill(labels == IGNORE_INDEX, NO_SOURCE)
+    return F.pad(sources[:, 1:], (0, 1), value=NO_SOURCE)[:, columns]
+
+
 def summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Sums the cross-entropy over learned labels, in float32 whatever the logits' type.
 
@@ -44,6 +59,26 @@ def summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(
         logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
     )
+
+
+def token_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """The terms of :func:`summed_cross_entropy`, float32 [B * K]; 0 where no label is learned.
+
+    The gradient of their sum is bit for bit that of the sum.
+    """
+    return F.cross_entropy(
+        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
+    )
+
+
+def sum_by_source(values: Tensor, sources: Tensor, num_sources: int) -> Tensor:
+    """Adds up ``values`` [N] by ``sources`` [N], in float64; waits for no device.
+
+    Returns:
+        float64 [num_sources]; values of ``NO_SOURCE`` are left out.
+    """
+    sums = values.new_zeros(num_sources + 1, dtype=torch.float64)
+    return sums.index_add_(0, sources - NO_SOURCE, values.double())[1:]
 
 
 def count_correct(logits: Tensor, labels: Tensor) -> Tensor:

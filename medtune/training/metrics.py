@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 
-from medtune.data.order import NO_ROW
+from medtune.data.order import NO_ROW, StepPlan
 from medtune.runtime.record import write_text
-from medtune.training.modules import LanguageModelModule
+from medtune.training.modules import LanguageModelModule, SeenRows
+
+DESCRIBED_ROWS = 4  # in the message about a bad loss
 
 log = logging.getLogger(__name__)
 
@@ -53,13 +55,21 @@ class Metrics(L.Callback):
     Args:
         file: ``metrics.jsonl``; appended to.
         every_n_steps: Steps between two lines.
-        steps_per_epoch: For the ``epoch`` column.
+        plan: For the ``epoch`` column.
+        describe_row: Says which examples a row of an epoch holds, for the message about a bad loss.
     """
 
-    def __init__(self, file: Path, every_n_steps: int, steps_per_epoch: int) -> None:
+    def __init__(
+        self,
+        file: Path,
+        every_n_steps: int,
+        plan: StepPlan,
+        describe_row: Callable[[int, int], str] | None = None,
+    ) -> None:
         self.file = file
         self.every_n_steps = every_n_steps
-        self.steps_per_epoch = steps_per_epoch
+        self.plan = plan
+        self.describe_row = describe_row
         self.watch = Stopwatch()
         self.tokens = 0
         self.learned_tokens = 0
@@ -114,9 +124,12 @@ class Metrics(L.Callback):
             return
         sums = torch.tensor([0.0, self._window_tokens], dtype=torch.float64, device=module.device)
         sums[0] += module.step_sum
-        ce_sum, tokens = trainer.strategy.reduce(sums, reduce_op="sum").tolist()
+        sums = torch.cat([sums, module.step_sources.to_tensor(module.device)])
+        ce_sum, tokens, *by_source = trainer.strategy.reduce(sums, reduce_op="sum").tolist()
         if not math.isfinite(ce_sum):
-            raise NonFiniteLossError(non_finite_message(module, trainer.global_step))
+            raise NonFiniteLossError(
+                non_finite_message(module.seen_rows, trainer.global_step, self.describe_row)
+            )
         seconds, learned = self.watch.lap(), self._window_learned
         self.tokens += int(tokens)
         self.learned_tokens += learned
@@ -125,6 +138,7 @@ class Metrics(L.Callback):
         self._recent.append((ce_sum, learned))
         self.last = {
             "train/loss": ce_sum / max(1, learned),
+            **module.step_sources.means("train/loss", by_source),
             "train/lr": module.learning_rate_of(trainer.global_step),
             "train/grad_norm": gradient_norm(trainer, module),
             "train/tokens_per_second": tokens / seconds,
@@ -134,6 +148,7 @@ class Metrics(L.Callback):
 
     def _clear(self, module: LanguageModelModule) -> None:
         module.step_sum = 0.0
+        module.step_sources.clear()
         module.seen_rows.clear()
         self._window_tokens = self._window_learned = 0
 
@@ -156,7 +171,7 @@ class Metrics(L.Callback):
         step = trainer.global_step
         line = {
             "step": step,
-            "epoch": round(step / self.steps_per_epoch, 4),
+            "epoch": round(self.plan.epochs_at(step), 4),
             "train/tokens": self.tokens,
             "train/learned_tokens": self.learned_tokens,
             "train/seconds": round(self.seconds, 3),
@@ -179,18 +194,29 @@ def gradient_norm(trainer: L.Trainer, module: LanguageModelModule) -> float | No
     return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
 
-def non_finite_message(module: LanguageModelModule, step: int) -> str:
+def non_finite_message(
+    seen_rows: list[SeenRows], step: int, describe_row: Callable[[int, int], str] | None
+) -> str:
     """Says where the first bad loss was seen on this rank."""
-    for seen_step, rows, ce_sum in module.seen_rows:
-        if not bool(torch.isfinite(ce_sum)):
-            value = float(ce_sum)
-            real = [row for row in rows if row != NO_ROW]
+    for seen in seen_rows:
+        if not bool(torch.isfinite(seen.ce_sum)):
             return (
-                f"step {seen_step}: the loss is {value} on rows {real} of the training split; "
-                "the last checkpoint is untouched. Lower optim.lr, lengthen schedule.warmup_steps, "
-                "set trainer.gradient_clip_norm=1.0, or look at those rows"
+                f"step {seen.step}: the loss is {float(seen.ce_sum)} on {name_rows(seen, describe_row)} of "
+                "the training split; the last checkpoint is untouched. Lower optim.lr, lengthen "
+                "schedule.warmup_steps, set trainer.gradient_clip_norm=1.0, or look at those rows"
             )
     return f"step {step} or one just before it: the loss is not finite on another rank; see that rank's log"
+
+
+def name_rows(seen: SeenRows, describe_row: Callable[[int, int], str] | None) -> str:
+    """The rows of a micro batch, the first of them with the examples they hold."""
+    rows = [row for row in seen.rows if row != NO_ROW]
+    if describe_row is None:
+        return f"rows {rows}"
+    examples = [f"row {row}: {describe_row(seen.epoch, row)}" for row in rows[:DESCRIBED_ROWS]]
+    if len(rows) > DESCRIBED_ROWS:
+        examples.append("...")
+    return f"rows {rows} ({'; '.join(examples)})"
 
 
 def forget_lines_after(file: Path, step: int) -> None:

@@ -4,8 +4,8 @@ Shapes: B rows, T tokens in a row, K columns with a learned label, V vocabulary.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import lightning.pytorch as L
 import torch
@@ -17,8 +17,18 @@ from medtune.models.attention import attention_inputs
 from medtune.models.load import load_model
 from medtune.training import losses
 from medtune.training.optim import build_optimizer, build_schedule, learning_rate_factor
+from medtune.training.source_losses import SourceSums
 
-Batch = dict[str, Any]  # docs/architecture.md; loader.StepData adds "columns" and "tokens"
+Batch = dict[str, Any]  # docs/architecture.md, and what loader.StepData adds
+
+
+class SeenRows(NamedTuple):
+    """A micro batch that was learned from, for the message about a loss that is not finite."""
+
+    step: int
+    epoch: int
+    rows: list[int]
+    ce_sum: Tensor
 
 
 class LanguageModelModule(L.LightningModule):
@@ -28,10 +38,18 @@ class LanguageModelModule(L.LightningModule):
         config: The settled configuration.
         total_steps: Optimizer steps of the whole fit, which the schedule is stretched over.
         build_model: Makes the network, in any mode, on the CPU. Default: ``models.load.load_model``.
+        source_names: Of the training rows, in the order of the batches' ``source_ids``. Losses by source
+            are kept when there are several.
+        val_source_names: Of the validation rows. Default: the same.
     """
 
     def __init__(
-        self, config: Config, total_steps: int, build_model: Callable[[], nn.Module] | None = None
+        self,
+        config: Config,
+        total_steps: int,
+        build_model: Callable[[], nn.Module] | None = None,
+        source_names: Sequence[str] = (),
+        val_source_names: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -42,10 +60,14 @@ class LanguageModelModule(L.LightningModule):
         # An adapter's checkpoint leaves the frozen base out, so loading cannot insist on every key.
         self.strict_loading = config.adapter.name == "none"
         self.step_sum: Tensor | float = 0.0
+        by_source = len(source_names) > 1
+        self.step_sources = SourceSums(source_names if by_source else ())
         self.val_sums: Tensor | None = None
+        val_source_names = source_names if val_source_names is None else val_source_names
+        self.val_sources = SourceSums(val_source_names if by_source else ())
         self.val_results: dict[str, float] = {}
         self.grad_norm: Tensor | None = None
-        self.seen_rows: list[tuple[int, list[int], Tensor]] = []
+        self.seen_rows: list[SeenRows] = []
 
     def configure_model(self) -> None:
         """Builds the network and lets the strategy place it; a second call does nothing.
@@ -84,9 +106,10 @@ class LanguageModelModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One micro batch; its loss is scaled so that the step's gradients are those of the definition."""
         labels = losses.next_labels(batch["labels"], batch["columns"])
-        ce_sum = losses.summed_cross_entropy(self.forward_logits(batch), labels)
+        ce_sum = sum_losses(self.forward_logits(batch), labels, batch, self.step_sources)
         self.step_sum = self.step_sum + ce_sum.detach()
-        self.seen_rows.append((self.trainer.global_step + 1, batch.get("rows", []), ce_sum.detach()))
+        step = self.trainer.global_step + 1
+        self.seen_rows.append(SeenRows(step, batch["epoch"], batch["rows"], ce_sum.detach()))
         return losses.step_loss(
             ce_sum, batch["step_tokens"], self.trainer.world_size, self.trainer.accumulate_grad_batches
         )
@@ -106,21 +129,24 @@ class LanguageModelModule(L.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Starts the sums of one validation."""
         self.val_sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        self.val_sources.clear()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds one batch's cross-entropy, correct tokens and learned tokens."""
         assert self.val_sums is not None
         labels = losses.next_labels(batch["labels"], batch["columns"])
         logits = self.forward_logits(batch)
-        self.val_sums[0] += losses.summed_cross_entropy(logits, labels)
+        self.val_sums[0] += sum_losses(logits, labels, batch, self.val_sources)
         self.val_sums[1] += losses.count_correct(logits, labels)
         self.val_sums[2] += losses.count_learned(labels)
 
     def on_validation_epoch_end(self) -> None:
-        """Turns the sums over all ranks into ``val/loss`` and ``val/accuracy``."""
+        """Turns the sums over all ranks into ``val/loss``, that of each source, and ``val/accuracy``."""
         assert self.val_sums is not None
-        ce_sum, correct, count = self.trainer.strategy.reduce(self.val_sums, reduce_op="sum").tolist()
+        sums = torch.cat([self.val_sums, self.val_sources.to_tensor(self.device)])
+        ce_sum, correct, count, *by_source = self.trainer.strategy.reduce(sums, reduce_op="sum").tolist()
         self.val_results = self.validation_metrics(ce_sum / max(1, count), correct / max(1, count))
+        self.val_results |= self.val_sources.means("val/loss", by_source)
         # So that Lightning's own callbacks (EarlyStopping) can watch them.
         self.log_dict(self.val_results, sync_dist=False, rank_zero_only=False)
 
@@ -145,6 +171,22 @@ class LanguageModelModule(L.LightningModule):
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         state: Mapping[str, Any] = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: value for name, value in state.items() if name in trained}
+
+
+def sum_losses(logits: Tensor, labels: Tensor, batch: Batch, sources: SourceSums) -> Tensor:
+    """The cross-entropy summed over a micro batch's learned labels; by source too, if there are several.
+
+    Args:
+        logits: [B, K, V].
+        labels: [B, K], those that the logits predict.
+        batch: The micro batch.
+        sources: Takes the sums by source.
+    """
+    if not sources.names:
+        return losses.summed_cross_entropy(logits, labels)
+    token_losses = losses.token_cross_entropy(logits, labels)
+    sources.add(token_losses, batch)
+    return token_losses.sum()
 
 
 def takes_columns(model: Any) -> bool:

@@ -1,4 +1,4 @@
-"""A fit whose process ends without notice while it makes a batch: ``killed_fit.py RUN_DIR MICRO_BATCH``."""
+"""A fit whose process dies while it makes a batch: ``killed_fit.py RUN_DIR MICRO_BATCH DATA``."""
 
 import os
 import sys
@@ -8,9 +8,11 @@ from typing import Any
 from medtune.config.schema import Config
 from medtune.runtime.record import RunFolder
 from medtune.training.fit import FitResult, fit
-from tests.numerics.toy import ToyData, make_documents, tiny_model, toy_config
+from tests.numerics.toy import MIX_NAMES, ToyData, make_documents, make_mix, tiny_model, toy_config
 
 DOCUMENTS = make_documents(10, seed=1)
+MIX = make_mix(10)
+MIX_SIZES = [5, 9, 2]  # rows of the epochs of the mix: 2, 3, 1 steps of 4, then the same again
 STEPS, SAVED_EVERY = 8, 2
 
 
@@ -32,9 +34,14 @@ def run(config: Config, data: ToyData | None = None, dropout: float = 0.2, expor
     return fit(config, data, folder, build_model=lambda: tiny_model(dropout=dropout), export=export)
 
 
-def build_data(config: Config, cls: type[ToyData] = ToyData) -> ToyData:
-    rows = [[document] for document in DOCUMENTS]
-    return cls(rows, 4, config.data.micro_batch_size, shuffle_seed=5, val_rows=rows[:3])
+def build_data(config: Config, name: str = "single", cls: type[ToyData] = ToyData) -> ToyData:
+    """``single``: one source, every epoch the same rows; ``mix``: two, and each epoch has rows of its own."""
+    is_mix = name == "mix"
+    rows = [[document] for document in (MIX if is_mix else DOCUMENTS)]
+    data = cls(rows, 4, config.data.micro_batch_size, shuffle_seed=5, val_rows=rows[:3] + rows[-2:])
+    if is_mix:
+        data.source_names, data.sizes = MIX_NAMES, MIX_SIZES
+    return data
 
 
 class Killed(ToyData):
@@ -54,4 +61,5 @@ class Killed(ToyData):
 
 
 if __name__ == "__main__":
-    run(build_config(Path(sys.argv[1])), build_data(build_config(Path(sys.argv[1])), Killed))
+    config = build_config(Path(sys.argv[1]))
+    run(config, build_data(config, sys.argv[3], Killed))

@@ -19,7 +19,7 @@ from medtune.training.checkpoints import whole_checkpoints
 from medtune.training.fit import FitResult, fit, ranks
 from medtune.training.metrics import read_metrics
 from medtune.training.weights import weights_of
-from tests.numerics.toy import Row, ToyData, make_documents, tiny_model, toy_config
+from tests.numerics.toy import MIX_NAMES, Row, ToyData, make_documents, make_mix, tiny_model, toy_config
 
 BUILDERS = "medtune.training.strategies"
 STRATEGIES: dict[str, dict[str, Any]] = {
@@ -37,6 +37,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 # 8 documents; unequal numbers of learned tokens, one without any.
 DOCUMENTS = make_documents(8, learned=[1, 5, 3, 0, 2, 6, 4, 6])
 ROWS: list[Row] = [[document] for document in DOCUMENTS]
+MIX: list[Row] = [[document] for document in make_mix(8)]
 ADAMW = {"optim__name": "adamw", "optim__lr": 1e-3, "optim__weight_decay": 0.1}
 
 # Changes of toy_config, and the micro batch size.
@@ -45,6 +46,8 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
     "clipped": ({"trainer__gradient_clip_norm": 0.3}, 2),
     "adamw": (ADAMW, 2),
     "lora": ({"adapter__name": "lora"}, 1),
+    "mixed": ({}, 4),
+    "mixed_accumulated": ({}, 2),
     "tied": ({}, 2),  # embedding and head share their weights, as in the built-in model
     "untouched": ({"optim__lr": 0.0, "trainer__max_steps": 1}, 4),
 }
@@ -74,7 +77,9 @@ def run_case(name: str, strategy: str, out: Path, rank: int, world_size: int) ->
     """One fit; its losses, gradient norms, and weights from the checkpoint and the exported folder."""
     folder = RunFolder(out / name)
     config = case_config(name, folder.path, strategy)
-    data = ToyData(ROWS, 8, config.data.micro_batch_size, world_size, rank, val_rows=ROWS[:5])
+    rows, names = (MIX, MIX_NAMES) if name.startswith("mixed") else (ROWS, ["toy"])
+    micro = config.data.micro_batch_size
+    data = ToyData(rows, 8, micro, world_size, rank, val_rows=rows[:5], source_names=names)
     result = fit(config, data, folder, build_model=lambda: case_model(name))
     return summary(result, folder) if rank == 0 else {}
 
@@ -88,6 +93,10 @@ def summary(result: FitResult, folder: RunFolder) -> dict[str, Any]:
         "losses": [line["train/loss"] for line in lines if "train/loss" in line],
         "norms": [line["train/grad_norm"] for line in lines if "train/loss" in line],
         "val": [(line["val/loss"], line["val/accuracy"]) for line in lines if "val/loss" in line],
+        "by_source": [
+            {key: value for key, value in line.items() if key.startswith(("train/loss/", "val/loss/"))}
+            for line in lines
+        ],
         "tokens": (result.tokens, result.learned_tokens),
         "weights": weights_of(whole_checkpoints(folder.checkpoints)[-1]),
         "exported": load_file(exported),

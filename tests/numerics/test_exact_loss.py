@@ -4,6 +4,7 @@ Plain SGD at rate 1: the update is the gradient, and a wrong scale cannot hide a
 """
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,16 @@ import pytest
 import torch
 
 from medtune.runtime.record import RunFolder
-from medtune.training import modules
+from medtune.training import modules, source_losses
 from medtune.training.fit import fit
 from medtune.training.metrics import read_metrics
 from tests.numerics.toy import (
+    MIX_NAMES,
     Row,
     ToyData,
     batch_loss,
     make_documents,
+    make_mix,
     reference_losses,
     relative_error,
     tiny_model,
@@ -110,3 +113,118 @@ def test_a_line_about_several_steps_weighs_them_by_their_tokens(tmp_path):
     assert [line["train/loss"] for line in lines] == pytest.approx([expected], rel=1e-6)
     assert lines[0]["train/learned_tokens"] == 27
     assert lines[0]["train/tokens"] == sum(len(document.ids) for document in DOCUMENTS)
+
+
+# Documents learned whole and documents with a masked prompt, in one run; one row holds both.
+MIX = make_mix(8)
+MIX_PADDED: list[Row] = [[document] for document in MIX]
+MIX_PACKED: list[Row] = [MIX[:2], MIX[2:3], MIX[3:6], MIX[6:]]
+MIX_LAYOUTS = [
+    pytest.param(MIX_PADDED, 8, id="one_padded_batch"),
+    pytest.param(MIX_PADDED, 4, id="padded_accumulated_over_2"),
+    pytest.param(MIX_PADDED, 1, id="padded_accumulated_over_8"),
+    pytest.param(MIX_PACKED, 4, id="one_packed_batch"),
+    pytest.param(MIX_PACKED, 2, id="packed_accumulated_over_2"),
+]
+
+
+def fit_mix(rows: list[Row], micro: int, folder: Path, names: list[str], **changes: Any) -> Any:
+    """Three steps on the mix; returns the model and the lines of its metrics."""
+    model = tiny_model()
+    config = toy_config(folder, data__global_batch_size=len(rows), data__micro_batch_size=micro, **changes)
+    data = ToyData(rows, len(rows), micro, val_rows=rows, source_names=names)
+    fit(config, data, RunFolder(folder), build_model=lambda: model, export=False)
+    return model, read_metrics(folder / "metrics.jsonl")
+
+
+def reference_sources(steps: int = 3) -> dict[str, list[float]]:
+    """The loss of each source before every step and after the last, from one padded batch of it alone."""
+    model, losses = tiny_model(), {name: [] for name in MIX_NAMES}
+    for at in range(steps + 1):
+        for source, name in enumerate(MIX_NAMES):
+            with torch.no_grad():
+                loss = batch_loss(model, [document for document in MIX if document.source == source])
+            losses[name].append(float(loss))
+        if at < steps:
+            reference_losses(model, [MIX])
+    return losses
+
+
+def sources_found(lines: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """As :func:`reference_sources`, from the metrics."""
+    train = [line for line in lines if "train/loss" in line]
+    return {
+        name: [line[f"train/loss/{name}"] for line in train] + [lines[-1][f"val/loss/{name}"]]
+        for name in MIX_NAMES
+    }
+
+
+@pytest.mark.parametrize(("rows", "micro"), MIX_LAYOUTS)
+def test_a_mix_of_objectives_has_the_gradient_and_the_losses_of_the_definition(rows, micro, tmp_path):
+    model, lines = fit_mix(rows, micro, tmp_path, MIX_NAMES)
+    reference = tiny_model()
+    expected = reference_losses(reference, [MIX] * 3)
+    found = [line["train/loss"] for line in lines if "train/loss" in line]
+    assert found == pytest.approx(expected, rel=1e-6)
+    assert relative_error(model.state_dict(), reference.state_dict(), tiny_model().state_dict()) < 1e-5
+    by_source = sources_found(lines)
+    for name, losses in reference_sources().items():
+        assert by_source[name] == pytest.approx(losses, rel=1e-5), name
+
+
+def test_the_sums_of_the_sources_are_the_total(tmp_path):
+    _, lines = fit_mix(MIX_PACKED, 1, tmp_path, MIX_NAMES)
+    tokens = [sum(document.learned for document in MIX if document.source == at) for at in range(2)]
+    for line in lines:
+        key = "train/loss" if "train/loss" in line else "val/loss"
+        parts = [line[f"{key}/{name}"] * count for name, count in zip(MIX_NAMES, tokens, strict=True)]
+        assert sum(parts) == pytest.approx(line[key] * sum(tokens), rel=1e-6)
+
+
+def test_counting_by_source_changes_no_bit_of_the_weights(tmp_path):
+    one, lines_of_one = fit_mix(MIX_PACKED, 2, tmp_path / "one", ["everything"])
+    two, _ = fit_mix(MIX_PACKED, 2, tmp_path / "two", MIX_NAMES)
+    assert all(torch.equal(two.state_dict()[name], tensor) for name, tensor in one.state_dict().items())
+    assert not [key for line in lines_of_one for key in line if key.startswith(("train/loss/", "val/loss/"))]
+
+
+def test_a_source_without_a_learned_token_is_left_out_of_the_line(tmp_path):
+    # Two rows a step, one source after the other.
+    rows = MIX_PADDED[2:6]
+    config = toy_config(tmp_path, data__global_batch_size=2, trainer__max_steps=2)
+    data = ToyData(rows, 2, source_names=MIX_NAMES)
+    fit(config, data, RunFolder(tmp_path), build_model=tiny_model, export=False)
+    keys = [
+        [key for key in line if key.startswith("train/loss/")]
+        for line in read_metrics(tmp_path / "metrics.jsonl")
+    ]
+    assert keys == [["train/loss/leaflets"], ["train/loss/questions"]]
+
+
+def test_validation_rows_may_come_from_fewer_sources(tmp_path):
+    """Their source 0 is the training rows' source 1."""
+    documents = [dataclasses.replace(document, source=0) for document in MIX if document.source == 1]
+    config = toy_config(tmp_path, data__global_batch_size=8, trainer__max_steps=1, optim__lr=0.0)
+    data = ToyData(MIX_PADDED, 8, val_rows=[[document] for document in documents])
+    data.source_names, data.val_source_names = MIX_NAMES, MIX_NAMES[1:]
+    fit(config, data, RunFolder(tmp_path), build_model=tiny_model, export=False)
+    train, validation = read_metrics(tmp_path / "metrics.jsonl")
+    expected = reference_sources(0)["questions"]
+    assert [train["train/loss/questions"]] == pytest.approx(expected, rel=1e-6)
+    assert [validation["val/loss/questions"]] == pytest.approx(expected, rel=1e-6)
+    assert "val/loss/leaflets" not in validation
+
+
+def test_sums_divided_by_the_tokens_of_all_sources_are_told_apart(tmp_path, monkeypatch):
+    """The mutant: one count for all sources."""
+
+    class WrongCount(source_losses.SourceSums):
+        def means(self, key, sums):
+            half = len(sums) // 2
+            return super().means(key, [*sums[:half], *[sum(sums[half:])] * half])
+
+    monkeypatch.setattr(modules, "SourceSums", WrongCount)
+    _, lines = fit_mix(MIX_PADDED, 4, tmp_path, MIX_NAMES)
+    by_source = sources_found(lines)
+    for name, losses in reference_sources().items():
+        assert by_source[name] != pytest.approx(losses, rel=0.1), name

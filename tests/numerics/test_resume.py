@@ -14,6 +14,7 @@ from medtune.training.checkpoints import open_checkpoint, whole_checkpoints
 from medtune.training.metrics import read_metrics
 from medtune.training.weights import weights_of
 from tests.numerics.killed_fit import SAVED_EVERY, STEPS, build_config, build_data, run
+from tests.numerics.toy import MIX_NAMES
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,15 +38,18 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_dir
 
 
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of a fit whose process died in step 6, after the checkpoint of step 4."""
-    run_dir = tmp_path_factory.mktemp("killed")
-    command = [sys.executable, str(ROOT / "tests/numerics/killed_fit.py"), str(run_dir), "22"]
+def kill_in_step_6(run_dir: Path, data: str) -> Path:
+    """Leaves the run folder of a fit whose process died in step 6, after the checkpoint of step 4."""
+    command = [sys.executable, str(ROOT / "tests/numerics/killed_fit.py"), str(run_dir), "22", data]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 9, done.stderr[-4000:]
     return run_dir
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return kill_in_step_6(tmp_path_factory.mktemp("killed"), "single")
 
 
 @pytest.fixture
@@ -64,6 +68,23 @@ def test_a_killed_fit_resumes_bit_equal(whole, copy_of_killed):
     assert len(data.seen) == (STEPS - 4) * 4
     for name, tensor in weights(whole).items():
         assert torch.equal(weights(copy_of_killed)[name], tensor), name
+
+
+def test_a_killed_mix_resumes_bit_equal_in_the_middle_of_an_epoch(tmp_path):
+    """Step 4 ends two of the three steps of the second epoch, whose rows are not those of the first."""
+    whole, killed = tmp_path / "whole", kill_in_step_6(tmp_path / "killed", "mix")
+    config = build_config(whole)
+    run(config, build_data(config, "mix"))
+    config = build_config(killed, resume="auto")
+    assert run(config, build_data(config, "mix")).global_step == STEPS
+    assert losses(killed) == losses(whole)
+    for name in MIX_NAMES:
+        assert losses(killed, f"train/loss/{name}") == losses(whole, f"train/loss/{name}") != {}, name
+        assert losses(killed, f"val/loss/{name}") == losses(whole, f"val/loss/{name}") != {}, name
+    epochs = [line["epoch"] for line in read_metrics(killed / "metrics.jsonl") if "train/loss" in line]
+    assert epochs == [0.5, 1.0, 1.3333, 1.6667, 2.0, 3.0, 3.5, 4.0]
+    for name, tensor in weights(whole).items():
+        assert torch.equal(weights(killed)[name], tensor), name
 
 
 @pytest.mark.parametrize(("before", "after"), [(4, 1), (1, 2)], ids=["1_to_4", "4_to_2"])

@@ -13,7 +13,8 @@ from tests.numerics.strategy_cases import ALL_STEPS, CASES, SAVED_STEP, case_mod
 from tests.numerics.toy import relative_error, tiny_model
 
 ROOT = Path(__file__).parents[2]
-FITS = ["accumulated", "clipped", "adamw", "lora", "tied"]
+MIXED = ["mixed", "mixed_accumulated"]
+FITS = ["accumulated", "clipped", "adamw", "lora", "tied", *MIXED]
 
 # A start costs some 20 seconds, most of it imports.
 STRATEGIES = [
@@ -69,6 +70,17 @@ def test_updates_are_those_of_one_process(one, two):
     for case in FITS:
         start = case_model(case).state_dict()
         assert relative_error(two[case]["weights"], one[case]["weights"], start) < 1e-5, case
+
+
+def test_losses_by_source_are_those_of_one_process(one, two):
+    """Without accumulation the first rank learns from one source alone and the second from the other."""
+    for case in MIXED:
+        assert [line.keys() for line in two[case]["by_source"]] == [
+            line.keys() for line in one[case]["by_source"]
+        ]
+        for found, expected in zip(two[case]["by_source"], one[case]["by_source"], strict=True):
+            assert len(expected) == 2
+            assert found == pytest.approx(expected, rel=1e-5), case
 
 
 def test_export_and_checkpoint_hold_the_trained_weights(one, two):

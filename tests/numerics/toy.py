@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from medtune.config.schema import Config
 from medtune.data.order import NO_ROW, StepPlan, StepSampler
+from medtune.data.rows import NO_SOURCE
 
 VOCABULARY = 64
 IGNORE = -100
@@ -19,10 +21,11 @@ IGNORE = -100
 
 @dataclass(frozen=True)
 class Document:
-    """Token ids, of which the last ``learned`` are labels."""
+    """Token ids, of which the last ``learned`` are labels, and the number of the source."""
 
     ids: tuple[int, ...]
     learned: int
+    source: int = 0
 
     @property
     def labels(self) -> list[int]:
@@ -40,6 +43,16 @@ def make_documents(count: int, seed: int = 0, learned: list[int] | None = None) 
     return documents
 
 
+MIX_NAMES = ["leaflets", "questions"]
+
+
+def make_mix(count: int) -> list[Document]:
+    """Two sources: documents learned whole but for their first token, then as many with a masked prompt."""
+    whole = [Document(document.ids, len(document.ids) - 1) for document in make_documents(count // 2, seed=3)]
+    masked = [Document(document.ids, document.learned, 1) for document in make_documents(count // 2, seed=4)]
+    return whole + masked
+
+
 Row = list[Document]
 
 
@@ -50,6 +63,27 @@ class ToyTokenizer:
 
     def save_pretrained(self, folder: Any) -> None:
         (Path(folder) / "tokenizer_config.json").write_text("{}")
+
+
+@dataclass
+class ToySplit:
+    """Rows as ``PackedSplit`` offers them; epoch e has ``sizes[e % len(sizes)]`` of them, from the e-th."""
+
+    rows: list[Row]
+    sizes: list[int] | None = None
+
+    @property
+    def is_constant(self) -> bool:
+        return self.sizes is None
+
+    def rows_of(self, epoch: int) -> list[Row]:
+        if self.sizes is None:
+            return self.rows
+        turned = self.rows[epoch % len(self.rows) :] + self.rows[: epoch % len(self.rows)]
+        return turned[: self.sizes[epoch % len(self.sizes)]]
+
+    def learned_of(self, epoch: int) -> NDArray[np.int64]:
+        return np.array([sum(document.learned for document in row) for row in self.rows_of(epoch)])
 
 
 @dataclass
@@ -66,6 +100,9 @@ class ToyData:
     global_rank: int = 0
     shuffle_seed: int | None = None
     val_rows: list[Row] = field(default_factory=list)
+    source_names: list[str] = field(default_factory=lambda: ["toy"])
+    val_source_names: list[str] | None = None
+    sizes: list[int] | None = None
     tokenizer: Any = field(default_factory=ToyTokenizer)
     seen: list[list[int]] = field(default_factory=list)
 
@@ -74,30 +111,36 @@ class ToyData:
 
     @property
     def step_plan(self) -> StepPlan:
-        return StepPlan(len(self.rows), self.rows_per_step, self.micro_batch_size, self.world_size)
+        split = ToySplit(self.rows, self.sizes)
+        return StepPlan(split, self.rows_per_step, self.micro_batch_size, self.world_size)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        return self._loader(self.rows, self.step_plan, self.shuffle_seed, self.seen)
+        return self._loader(self.step_plan, self.shuffle_seed, self.seen, self.source_names)
 
     def val_dataloader(self) -> Any:
         if not self.val_rows:
             return []
         per_step = self.micro_batch_size * self.world_size
-        plan = StepPlan(len(self.val_rows), per_step, self.micro_batch_size, self.world_size)
-        return self._loader(self.val_rows, plan, None, [])
+        plan = StepPlan(ToySplit(self.val_rows), per_step, self.micro_batch_size, self.world_size)
+        return self._loader(plan, None, [], self.val_source_names or self.source_names)
 
     def _loader(
-        self, rows: list[Row], plan: StepPlan, seed: int | None, seen: list[list[int]]
+        self, plan: StepPlan, seed: int | None, seen: list[list[int]], names: list[str]
     ) -> DataLoader[Any]:
-        learned = np.array([sum(document.learned for document in row) for row in rows])
-        sampler = StepSampler(learned, np.arange(len(rows)), plan, self.global_rank, seed)
-
-        def collate(items: list[tuple[int, int]]) -> dict[str, Any]:
-            numbers = [row for row, _ in items]
+        def collate(items: list[tuple[int, int, int]]) -> dict[str, Any]:
+            epoch, numbers = items[0][0], [row for _, row, _ in items]
             seen.append(numbers)
+            rows = plan.source.rows_of(epoch)
             batch = stack([[] if number == NO_ROW else rows[number] for number in numbers])
-            return {**batch, "step_tokens": items[0][1], "rows": numbers}
+            return {
+                **batch,
+                "step_tokens": items[0][2],
+                "epoch": epoch,
+                "rows": numbers,
+                "sources": len(names),
+            }
 
+        sampler = StepSampler(plan, self.global_rank, seed)
         return DataLoader(Through(), batch_sampler=sampler, collate_fn=collate)
 
 
@@ -113,6 +156,7 @@ def stack(rows: list[Row]) -> dict[str, Any]:
     width = 1 + max(sum(len(document.ids) for document in row) for row in rows)
     batch = {name: torch.zeros(len(rows), width, dtype=torch.long) for name in ("input_ids", "document_ids")}
     batch["labels"] = torch.full((len(rows), width), IGNORE)
+    batch["source_ids"] = torch.full((len(rows), width), NO_SOURCE)
     batch["position_ids"] = torch.arange(width).repeat(len(rows), 1)
     for at, row in enumerate(rows):
         start = 0
@@ -122,6 +166,7 @@ def stack(rows: list[Row]) -> dict[str, Any]:
             batch["labels"][at, span] = torch.tensor(document.labels)
             batch["position_ids"][at, span] = torch.arange(len(document.ids))
             batch["document_ids"][at, span] = number
+            batch["source_ids"][at, span] = document.source
             start = span.stop
     return {**batch, "packed": any(len(row) > 1 for row in rows)}
 

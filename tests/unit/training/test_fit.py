@@ -47,7 +47,7 @@ def _callbacks_by_name(monkeypatch):
     ],
 )
 def test_steps_of_a_fit(trainer, steps):
-    assert count_steps(trainer, steps_per_epoch=10) == steps
+    assert count_steps(trainer, ToyData(ROWS * 5, 3).step_plan) == steps
 
 
 def test_eval_mode_of_a_loaded_model_does_not_last(tmp_path):
@@ -81,17 +81,34 @@ def test_gradient_checkpointing_really_recomputes(tmp_path):
     assert len(calls) == 4  # two micro batches, each forward and again for the backward pass
 
 
-def test_a_bad_loss_names_step_and_rows_and_leaves_the_last_checkpoint(tmp_path):
-    class Poison(L.Callback):
-        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-            if batch["rows"] == [3]:
-                nn.init.constant_(pl_module.model.lm_head.weight, float("nan"))
+class Poison(L.Callback):
+    """Spoils the weights before row 3 is learned."""
 
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if batch["rows"] == [3]:
+            nn.init.constant_(pl_module.model.lm_head.weight, float("nan"))
+
+
+def test_a_bad_loss_names_step_and_rows_and_leaves_the_last_checkpoint(tmp_path):
     message = r"step 2: the loss is nan on rows \[3\] of the training split; the last checkpoint is untouched"
     with pytest.raises(NonFiniteLossError, match=message):
         run(tmp_path, callbacks=[Poison()], checkpoint__every_n_steps=1)
     assert [c.global_step for c in whole_checkpoints(tmp_path / "checkpoints")] == [1]
     assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1]
+
+
+def test_a_bad_loss_names_the_examples_where_the_data_can(tmp_path):
+    class Described(ToyData):
+        def describe_row(self, epoch, row):
+            return f"notes.jsonl:{10 * epoch + row}"
+
+    CALLBACKS[:] = [Poison()]
+    config = toy_config(tmp_path, data__global_batch_size=2, trainer__max_steps=4)
+    config.callbacks = {"poison": {"at": 0}}
+    # Three rows in the first epoch: row 3 comes in the second.
+    data = Described(ROWS, 2, sizes=[3, 6])
+    with pytest.raises(NonFiniteLossError, match=r"step 4: .* rows \[3\] \(row 3: notes\.jsonl:13\) of the"):
+        fit(config, data, RunFolder(tmp_path), build_model=tiny_model, export=False)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])

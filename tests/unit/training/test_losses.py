@@ -8,8 +8,11 @@ from medtune.training.losses import (
     exp_loss,
     learned_columns,
     next_labels,
+    next_sources,
     step_loss,
+    sum_by_source,
     summed_cross_entropy,
+    token_cross_entropy,
 )
 
 X = IGNORE_INDEX
@@ -57,6 +60,34 @@ def test_half_precision_logits_are_summed_in_float32():
     total = summed_cross_entropy(logits, torch.zeros(1, 70_000, dtype=torch.long))
     assert total.dtype == torch.float32
     assert float(total) == pytest.approx(70_000 * 0.6931472, rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_terms_have_the_gradient_of_their_sum_bit_for_bit(dtype):
+    torch.manual_seed(0)
+    labels = torch.randint(0, 50, (3, 40)).masked_fill(torch.rand(3, 40) < 0.4, X)
+    whole, apart = (torch.randn(3, 40, 50).to(dtype).requires_grad_() for _ in range(2))
+    apart.data.copy_(whole.data)
+    expected, terms = summed_cross_entropy(whole, labels), token_cross_entropy(apart, labels)
+    step_loss(expected, 77, 2, 3).backward()
+    step_loss(terms.sum(), 77, 2, 3).backward()
+    assert torch.equal(apart.grad, whole.grad)
+    assert float(terms.detach().sum()) == pytest.approx(float(expected.detach()), rel=1e-6)
+    assert not terms.detach()[labels.flatten() == X].any()
+
+
+def test_sources_are_those_of_the_predicted_labels():
+    labels = torch.tensor([[X, 5, 6, X], [X, X, 7, X]])
+    source_ids = torch.tensor([[0, 0, 1, -1], [1, 1, 1, 1]])
+    columns = learned_columns(labels)
+    assert next_sources(source_ids, labels, columns).tolist() == [[0, 1], [-1, 1]]
+
+
+def test_values_are_added_up_by_source_in_double_precision():
+    values, sources = torch.tensor([0.5, 2.0**25, 1.0, 9.0, 4.0]), torch.tensor([2, 0, 0, -1, 2])
+    sums = sum_by_source(values, sources, 4)
+    assert sums.tolist() == [2.0**25 + 1, 0.0, 4.5, 0.0]  # float32 would lose the 1
+    assert sums.dtype == torch.float64
 
 
 def test_scaled_losses_add_up_to_the_step_under_lightnings_divisions():

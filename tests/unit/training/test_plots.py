@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from medtune.training.plots import column, plot_loss, smooth
+from medtune.training.plots import column, plot_loss, smooth, source_names
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -25,6 +25,21 @@ def test_the_picture_is_drawn_from_the_metrics_file(tmp_path):
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     plot_loss(file, tmp_path / "plots/loss.png")
     assert (tmp_path / "plots/loss.png").read_bytes().startswith(PNG)
+    assert [path.name for path in (tmp_path / "plots").iterdir()] == ["loss.png"]
+
+
+def test_sources_get_a_picture_of_their_own(tmp_path):
+    lines = [
+        {"step": 1, "train/loss": 2.0, "train/loss/leaflets": 3.0, "train/lr": 1e-3},
+        {"step": 2, "train/loss": 1.0, "train/loss/questions": 1.0, "train/lr": 1e-3},
+        {"step": 2, "val/loss": 1.5, "val/loss/notes": 1.5},
+    ]
+    assert source_names(lines) == ["leaflets", "questions", "notes"]
+    file = tmp_path / "metrics.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    plot_loss(file, tmp_path / "loss.png")
+    assert (tmp_path / "loss.png").read_bytes().startswith(PNG)
+    assert (tmp_path / "loss_by_source.png").read_bytes().startswith(PNG)
 
 
 @pytest.mark.parametrize(

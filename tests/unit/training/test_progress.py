@@ -4,11 +4,12 @@ import pytest
 
 from medtune.training.metrics import Metrics
 from medtune.training.progress import Bar, Lines, build_progress, describe, format_seconds
+from tests.numerics.toy import ToyData
 
 
 @pytest.fixture
 def metrics():
-    return Metrics(Path("metrics.jsonl"), every_n_steps=1, steps_per_epoch=1)
+    return Metrics(Path("metrics.jsonl"), every_n_steps=1, plan=ToyData([[]], 1).step_plan)
 
 
 @pytest.mark.parametrize(
