@@ -3,6 +3,8 @@
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from typing import Any
 
 GPT2_PATTERN = (
@@ -61,10 +63,13 @@ class BytePairs:
         ids = list(map(self.ids.__getitem__, ranks))
         if LEFTOVER not in ids:
             return ids
+        return list(chain.from_iterable(map(self._spelled.__getitem__, ranks)))
+
+    @cached_property
+    def _spelled(self) -> list[Sequence[int]]:
+        assert self.ids is not None
         return [
-            each
-            for rank, one in zip(ranks, ids, strict=True)
-            for each in (self.leftovers[rank] if one == LEFTOVER else (one,))
+            self.leftovers[rank] if index == LEFTOVER else (index,) for rank, index in enumerate(self.ids)
         ]
 
 
@@ -137,13 +142,14 @@ def check_pattern(pattern: str) -> None:
 
     tiktoken drops what its pattern does not find; tokenizers makes pieces of it.
     """
-    from tiktoken._tiktoken import CoreBPE
+    from tiktoken import Encoding
 
     plain = pattern.replace(LOOK_AROUND, "")
     if any(mark in plain for mark in ("(?=", "(?!", "(?<", r"\b", r"\B", r"\A", r"\z", r"\Z", r"\G", "$")):
         raise Unsuited("its pattern looks around")
     try:
-        found = CoreBPE({bytes([byte]): byte for byte in range(256)}, {}, pattern).encode_ordinary
+        single = {bytes([byte]): byte for byte in range(256)}
+        found = Encoding("bytes", pat_str=pattern, mergeable_ranks=single, special_tokens={}).encode_ordinary
     except ValueError as error:
         raise Unsuited("its pattern is none that tiktoken reads") from error
     # A pattern that does not look around finds a character anywhere if it finds it alone.

@@ -6,9 +6,15 @@ from collections.abc import Iterable
 
 from medtune.data.examples import Turn
 
+# The compatibility forms that Chinese text is full of, unified first: NFKC of a text that needs none of its
+# rules is five times as fast, and comes to the same.
+FULL_WIDTH = [(mark, unicodedata.normalize("NFKC", mark)) for mark in "，：；？！（）"]
+
 
 def normalised(text: str) -> str:
     """``text`` as duplicates are told by: compatibility forms unified, lower case, no white space."""
+    for mark, plain in FULL_WIDTH:
+        text = text.replace(mark, plain)
     return "".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 

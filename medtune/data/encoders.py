@@ -65,10 +65,11 @@ class TiktokenEncoder(Stateless):
 
     @cached_property
     def _encode(self) -> Callable[[str], list[int]]:
-        from tiktoken._tiktoken import CoreBPE
+        from tiktoken import Encoding
 
-        encode: Callable[[str], list[int]] = CoreBPE(self.pairs.ranks, {}, self.pairs.pattern).encode_ordinary
-        return encode
+        pairs = self.pairs
+        encoding = Encoding("medtune", pat_str=pairs.pattern, mergeable_ranks=pairs.ranks, special_tokens={})
+        return encoding.encode_ordinary
 
     @cached_property
     def _added_ids(self) -> Mapping[str, int]:

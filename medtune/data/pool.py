@@ -1,5 +1,6 @@
 """Chunks encoded in order: in this process, or in several that end with it."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -84,6 +85,7 @@ def start_worker(parent: int, encode: ChunkEncoder) -> None:
     end_with_parent(parent, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of the terminal's processes
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is a process per core already
+    gc.disable()  # tokenising makes no cycles
     _encode.append(encode)
 
 

@@ -1,6 +1,7 @@
 """Tokenising a split once: the cache in front of :mod:`medtune.data.store`."""
 
 import fcntl
+import gc
 import json
 import logging
 import shutil
@@ -25,7 +26,7 @@ from medtune.data.reading import (
 from medtune.data.store import META, StoreKey, TokenStore, damage_of, write_store
 from medtune.data.templates import Template
 from medtune.data.tokenizer_files import TokenizerSource, tokenizer_source
-from medtune.data.vocabulary import Vocabulary, verified, vocabulary_of
+from medtune.data.vocabulary import verified, vocabulary_of
 from medtune.runtime.errors import ConfigError
 from medtune.runtime.progress import Advance, progress
 from medtune.runtime.record import read_json
@@ -122,17 +123,15 @@ def build_store(
 ) -> None:
     """Reads, encodes and writes a split."""
     names = file_names(source, split)
-    encode = ChunkEncoder(
-        reader=reader_of(source, split, needs_response=True),
-        template=Template(template, vocabulary_of(tokenizer.load())),
-        source=source,
-        names=names,
-    )
-    encode = verified_on_data(encode, tokenizer, split)
-    vocabulary = encode.template.vocabulary
+    loaded = tokenizer.load()
+    vocabulary = vocabulary_of(loaded)
+    reader = reader_of(source, split, needs_response=True)
+    encode = ChunkEncoder(reader, Template(template, vocabulary), source, names)
+    vocabulary = verified(vocabulary, loaded, first_texts(encode, split))
+    encode = replace(encode, template=Template(template, vocabulary))
     log.info("data: ids by %s", vocabulary.encoder)
     size = sum(path.stat().st_size for path in split_files(source, split))
-    with progress(f"tokenising {split} of {source.name}", unit="records") as advance:
+    with rare_collections(), progress(f"tokenising {split} of {source.name}", unit="records") as advance:
         write_store(
             folder,
             key,
@@ -143,17 +142,23 @@ def build_store(
         )
 
 
-def verified_on_data(encode: ChunkEncoder, tokenizer: TokenizerSource, split: str) -> ChunkEncoder:
-    """``encode``, with the tokenizer itself where its fast encoder gives texts of the source other ids."""
+@contextmanager
+def rare_collections() -> Iterator[None]:
+    """Has Python look for reference cycles rarely: tokenising makes none, and looking takes a tenth of it."""
+    before = gc.get_threshold()
+    gc.set_threshold(1_000_000, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+def first_texts(encode: ChunkEncoder, split: str) -> list[str]:
+    """What is said in the first records that can be read."""
     records = islice(raw_records(encode.source, split), RECORDS_COMPARED)
     lenient = replace(encode, source=replace(encode.source, on_error="skip"))
-    examples = [example for _, example in lenient.examples(starmap(Record, records), [])]
-    texts = [turn.text for example in examples for turn in example.turns]
-    template = encode.template
-    vocabulary: Vocabulary = verified(template.vocabulary, tokenizer.load(), texts)
-    if vocabulary is template.vocabulary:
-        return encode
-    return replace(encode, template=Template(template.config, vocabulary))
+    examples = lenient.examples(starmap(Record, records), [])
+    return [turn.text for _, example in examples for turn in example.turns]
 
 
 def encoded_chunks(

@@ -11,6 +11,7 @@ from medtune.data.encoders import (
     BackendEncoder,
     SlowEncoder,
     TextEncoder,
+    TiktokenEncoder,
     sentencepiece_encoder,
     tiktoken_encoder,
 )
@@ -123,13 +124,12 @@ def verified(
     vocabulary: Vocabulary, tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]
 ) -> Vocabulary:
     """``vocabulary``, or one with the tokenizer itself as its encoder when it gives ``texts`` other ids."""
-    own = own_encoder(tokenizer)
-    if vocabulary.encode.library == own.library:
-        return vocabulary
-    text = first_difference(vocabulary.encode, own, texts)
+    fast = vocabulary.encode
+    own = fast.fallback if isinstance(fast, TiktokenEncoder) else own_encoder(tokenizer)
+    text = None if fast.library == own.library else first_difference(fast, own, texts)
     if text is None:
         return vocabulary
-    return replace(vocabulary, encode=own, encoder=fallen_back(vocabulary.encode, own, text))
+    return replace(vocabulary, encode=own, encoder=fallen_back(fast, own, text))
 
 
 def first_difference(fast: TextEncoder, own: TextEncoder, texts: Sequence[str]) -> str | None:
