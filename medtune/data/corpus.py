@@ -1,8 +1,9 @@
-"""The splits that a run learns from: every source prepared, duplicates marked, lengths settled, rows packed."""
+"""The splits that a run learns from: every source prepared, duplicates marked, rows packed."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -119,7 +120,8 @@ def held_out(store: TokenStore, source: SourceConfig) -> NDArray[np.bool_]:
         return prompts < limit
     if size >= len(store):
         raise ValueError(
-            f"validation_size={size:.0f} of {source.name} leaves nothing to learn: it has {len(store)} examples"
+            f"data.validation_size={size:.0f} leaves nothing of {source.name} to learn: it has {len(store)} "
+            "examples"
         )
     last = np.partition(prompts, int(size) - 1)[int(size) - 1]
     return prompts <= last
@@ -130,12 +132,14 @@ def held_out_splits(data: DataConfig, validation: list[Part], cache: Path) -> di
     found = {}
     for part in validation:
         name = f"{part.name}/{VALIDATION}" if data.mix else VALIDATION
-        found[name] = fingerprints_of_store(part.store, part.kept)
+        found[name] = fingerprints_of_store(part.store, part.kept, partial(contents, part))
     for source in sources_of(data).values():
         for split in source.splits:
             if split in (TRAIN, VALIDATION) or not is_there(source, split):
                 continue
-            found[f"{source.name}/{split}" if data.mix else split] = fingerprints_of_split(source, split, cache)
+            found[f"{source.name}/{split}" if data.mix else split] = fingerprints_of_split(
+                source, split, cache
+            )
     return found
 
 
@@ -160,8 +164,3 @@ def contents(part: Part) -> Iterator[str]:
         if (file, number) == (int(store.file_numbers[index]), int(store.lines[index])):
             yield content_of(reader.read(names[file], number, raw).turns)
             index += 1
-
-
-def source_names(splits: Mapping[str, PackedSplit]) -> list[str]:
-    """The sources by the number that batches name them by."""
-    return splits[TRAIN].source_names

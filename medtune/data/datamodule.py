@@ -1,6 +1,7 @@
 """The one DataModule: tokenised once, packed, in exact order, for every objective."""
 
 import logging
+from functools import cached_property
 from typing import Any
 
 import lightning.pytorch as L
@@ -10,21 +11,21 @@ from transformers import PreTrainedTokenizerBase
 
 from medtune.config.schema import Config
 from medtune.data.collate import Collator
-from medtune.data.ledger import ledger_entry, ledger_text
-from medtune.data.order import StepPlan, StepSampler
-from medtune.data.prepare import prepare_split
+from medtune.data.corpus import TRAIN, VALIDATION, Corpus, build_corpus
+from medtune.data.ledger import check_closes, split_ledger
+from medtune.data.order import Item, StepPlan, StepSampler
+from medtune.data.prepare import TokenizerSource
+from medtune.data.report import ledger_text, plot_data, write_markdown
 from medtune.data.rows import PackedSplit
 from medtune.runtime.record import RunFolder, merge_json
-
-TRAIN, VALIDATION = "train", "validation"
 
 log = logging.getLogger(__name__)
 
 
-class Items(Dataset[tuple[int, int]]):
+class Items(Dataset[Item]):
     """Hands the sampler's items through to the collator, which reads the rows."""
 
-    def __getitem__(self, item: Any) -> tuple[int, int]:
+    def __getitem__(self, item: Any) -> Item:
         return item  # type: ignore[no-any-return]
 
 
@@ -33,8 +34,8 @@ class PackedDataModule(L.LightningDataModule):
 
     Args:
         config: ``data``, ``template``, ``objective``, ``seed``.
-        tokenizer: The model's.
-        folder: Where data_report.json goes; None writes none.
+        tokenizer: The model's, or where to load it from when something has to be tokenised.
+        folder: Where the report goes; None writes none.
         global_rank: This process among the data-parallel ranks.
         world_size: Their number.
     """
@@ -42,56 +43,76 @@ class PackedDataModule(L.LightningDataModule):
     def __init__(
         self,
         config: Config,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: TokenizerSource | PreTrainedTokenizerBase,
         folder: RunFolder | None = None,
         global_rank: int = 0,
         world_size: int = 1,
     ) -> None:
         super().__init__()
         self.config = config
-        self.tokenizer = tokenizer
+        self.source = tokenizer if isinstance(tokenizer, TokenizerSource) else TokenizerSource.of(tokenizer)
         self.folder = folder
         self.global_rank = global_rank
         self.world_size = world_size
-        self.splits: dict[str, PackedSplit] = {}
+        self.corpus: Corpus | None = None
 
     @property
-    def split_names(self) -> list[str]:
-        """The splits that training reads."""
-        return [name for name in (TRAIN, VALIDATION) if name in self.config.data.splits]
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer, loaded when first asked for."""
+        return self.source.load()
+
+    @property
+    def splits(self) -> dict[str, PackedSplit]:
+        """``train``, and ``validation`` where there is one; empty before :meth:`setup`."""
+        return self.corpus.splits if self.corpus else {}
+
+    @property
+    def source_names(self) -> list[str]:
+        """The sources by the numbers in a batch's ``source_ids``."""
+        return self.splits[TRAIN].source_names
 
     def setup(self, stage: str | None = None) -> None:
-        """Tokenises what is not in the cache, packs, writes the ledger; does nothing the second time.
-
-        Safe before any process group exists: one process tokenises, the others wait on a file lock.
-        """
+        """Tokenises what is not in the cache, packs, writes the report; does nothing the second time."""
         del stage
-        if self.splits:
+        if self.corpus is not None:
             return
-        config = self.config
-        for name in self.split_names:
-            store = prepare_split(config.data, config.template, self.tokenizer, name)
-            self.splits[name] = PackedSplit(store, config.data, name, config.objective, config.seed)
-        if not int(self.splits[TRAIN].learned.sum()):
-            file = config.data.splits[TRAIN]
-            raise ValueError(f"no token of {file} is learned with objective={config.objective}")
-        entries = {name: ledger_entry(split, config.data.name) for name, split in self.splits.items()}
-        log.info("data: %s, packing=%s\n%s", config.data.name, config.data.packing, ledger_text(entries))
-        rows, whole = len(self.splits[TRAIN]), config.data.global_batch_size
-        if config.task == "train" and rows < whole:
+        self.corpus = build_corpus(self.config, self.source)
+        self.report(self.corpus)
+        rows, whole = self.step_plan.rows_of(0), self.config.data.global_batch_size
+        if self.config.task == "train" and rows < whole:
             log.warning(
                 "warning: data.global_batch_size=%d is more than the %d rows of the training split; a step "
                 "is a whole epoch, and its other rows are empty",
                 *(whole, rows),
             )
-        if self.folder and self.global_rank == 0:
-            merge_json(self.folder.data_report_file, {"objective": config.objective, "splits": entries})
 
-    @property
+    def report(self, corpus: Corpus) -> None:
+        """Counts everything, shows the table, and on rank zero writes the report of the run folder."""
+        config = self.config
+        ledgers = {name: split_ledger(split) for name, split in corpus.splits.items()}
+        for ledger in ledgers.values():
+            check_closes(ledger)
+        log.info("data: %s, packing=%s\n%s", config.data.name, config.data.packing, ledger_text(ledgers))
+        if self.folder is None or self.global_rank != 0:
+            return
+        report = {
+            "objective": config.objective,
+            "template": config.template.name,
+            "packing": config.data.packing,
+            "splits": ledgers,
+            "duplicates": corpus.duplicates.as_dict(),
+        }
+        merge_json(self.folder.data_report_file, report)
+        write_markdown(self.folder.path / "data_report.md", report)
+        plot_data(ledgers, self.folder.plots / "data.png")
+        if len(corpus.duplicates.pairs):
+            corpus.duplicates.write_pairs(self.folder.path / "duplicates.jsonl")
+
+    @cached_property
     def step_plan(self) -> StepPlan:
         """How the training rows make steps."""
         rows_per_step = self.config.data.global_batch_size
-        return StepPlan(len(self.splits[TRAIN]), rows_per_step, self.micro_batch_size, self.world_size)
+        return StepPlan(self.splits[TRAIN], rows_per_step, self.micro_batch_size, self.world_size)
 
     @property
     def micro_batch_size(self) -> int:
@@ -99,30 +120,33 @@ class PackedDataModule(L.LightningDataModule):
         data = self.config.data
         return data.micro_batch_size or data.global_batch_size // self.world_size
 
-    def train_dataloader(self) -> DataLoader[tuple[int, int]]:
-        """Whole optimizer steps of shuffled rows; its batch sampler's ``start`` chooses where it begins."""
-        split, plan = self.splits[TRAIN], self.step_plan
-        sampler = StepSampler(split.learned, np.arange(len(split)), plan, self.global_rank, self.config.seed)
-        return self.loader(TRAIN, sampler)
+    def describe_row(self, epoch: int, row: int) -> str:
+        """The documents of a training row as ``file:line``."""
+        return self.splits[TRAIN].describe_row(epoch, row)
 
-    def val_dataloader(self) -> DataLoader[tuple[int, int]] | list[Any]:
+    def train_dataloader(self) -> DataLoader[Item]:
+        """Whole optimizer steps of shuffled rows; its batch sampler's ``start`` chooses where it begins."""
+        return self.loader(TRAIN, StepSampler(self.step_plan, self.global_rank, self.config.seed))
+
+    def val_dataloader(self) -> DataLoader[Item] | list[Any]:
         """A fixed choice of at most ``trainer.val_max_rows`` validation rows, shared out over the ranks."""
         if VALIDATION not in self.splits:
             return []
         split, micro = self.splits[VALIDATION], self.micro_batch_size
-        rows = min(len(split), self.config.trainer.val_max_rows or len(split))
-        plan = StepPlan(rows, micro * self.world_size, micro, self.world_size)
-        chosen = np.sort(np.random.default_rng(self.config.seed).permutation(len(split))[:rows])
-        return self.loader(VALIDATION, StepSampler(split.learned, chosen, plan, self.global_rank, None))
+        count = len(split.rows_of(0))
+        rows = min(count, self.config.trainer.val_max_rows or count)
+        chosen = np.sort(np.random.default_rng(self.config.seed).permutation(count)[:rows])
+        plan = StepPlan(split, micro * self.world_size, micro, self.world_size, chosen)
+        return self.loader(VALIDATION, StepSampler(plan, self.global_rank, None))
 
-    def loader(self, name: str, sampler: StepSampler) -> DataLoader[tuple[int, int]]:
+    def loader(self, name: str, sampler: StepSampler) -> DataLoader[Item]:
         """A loader over the rows of a split in the sampler's order."""
-        pad_id = self.tokenizer.pad_token_id
+        assert self.corpus is not None
         workers = self.config.data.num_workers
         return DataLoader(
             Items(),
             batch_sampler=sampler,
-            collate_fn=Collator(self.splits[name], 0 if pad_id is None else int(pad_id)),
+            collate_fn=Collator(self.splits[name], self.corpus.pad_id),
             num_workers=workers,
             persistent_workers=workers > 0,
         )

@@ -1,11 +1,26 @@
 """The ledger for people: a table on the screen, ``data_report.md``, and a picture of the lengths."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from medtune.runtime.record import write_text
+
 Ledger = Mapping[str, Any]
-HEADER = ("split", "source", "read", "dropped", "kept", "tokens", "cut", "learned", "mix wanted", "realised", "passes")
+FILES_SHOWN = 8
+HEADER = (
+    "split",
+    "source",
+    "read",
+    "dropped",
+    "kept",
+    "tokens",
+    "cut",
+    "learned",
+    "mix wanted",
+    "realised",
+    "passes",
+)
 
 
 def ledger_text(splits: Mapping[str, Ledger]) -> str:
@@ -66,54 +81,56 @@ def row_lines(splits: Mapping[str, Ledger]) -> list[str]:
 
 
 def write_markdown(path: Path, report: Mapping[str, Any]) -> None:
-    """Writes ``data_report.md``: the tables of the ledger, what was dropped, duplicates, where it came from."""
-    from medtune.runtime.record import write_text
-
+    """Writes ``data_report.md``: the ledger's table, rows, duplicates, and where everything came from."""
     splits = report["splits"]
-    parts = [
+    blocks = [
         "# Data report",
         f"objective={report['objective']}, packing={report['packing']}, template={report['template']}",
-        *tables(splits),
-        "## Rows",
-        *[f"- {line.strip()}" for line in row_lines(splits)],
-        *duplicate_sections(report.get("duplicates", {})),
+        markdown_table(splits),
+        "\n".join(
+            f"- {line}" if not line.startswith(" ") else f"  - {line.strip()}" for line in row_lines(splits)
+        ),
+        "![lengths and row fill](plots/data.png)",
+        "## Training examples that are in a held-out split",
+        contamination_text(report["duplicates"]),
         "## Sources",
-        *[
-            f"- **{name}** ({split}): {', '.join(source['files'][:8])}"
-            f"{' ...' if len(source['files']) > 8 else ''}; {source['learned']} learned; "
-            f"tokenised by {source['encoder']}; cache {source['cache']}; lengths "
-            + ", ".join(f"{point} {length:,}" for point, length in source["length_quantiles"].items())
+        "\n".join(
+            source_line(name, split, source)
             for split, ledger in splits.items()
             for name, source in ledger["sources"].items()
-        ],
-        "![lengths and row fill](plots/data.png)",
+        ),
     ]
-    write_text(path, "\n\n".join(parts) + "\n")
+    write_text(path, "\n\n".join(blocks) + "\n")
 
 
-def tables(splits: Mapping[str, Ledger]) -> list[str]:
+def markdown_table(splits: Mapping[str, Ledger]) -> str:
     """The ledger as a Markdown table."""
-    lines = [markdown_row(HEADER), markdown_row(["---"] * len(HEADER)), *map(markdown_row, source_rows(splits))]
-    return ["\n".join(lines)]
+    rows = [HEADER, ["---", "---", *["---:"] * (len(HEADER) - 2)], *source_rows(splits)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 
-def markdown_row(cells: Sequence[str]) -> str:
-    """One row of a Markdown table."""
-    return f"| {' | '.join(cells)} |"
-
-
-def duplicate_sections(duplicates: Mapping[str, Any]) -> list[str]:
-    """What was found twice, and in which held-out split."""
-    contaminated = duplicates.get("contamination", [])
-    if not contaminated:
-        return []
-    lines = ["## Training examples that are in a held-out split"]
-    lines += [
-        f"- {entry['source']} and {entry['split']}: {entry['exact']:,} equal"
-        + (f", {entry['near']:,} similar" if entry.get("near") is not None else "")
-        for entry in contaminated
+def contamination_text(duplicates: Mapping[str, Any]) -> str:
+    """Which sources share examples with which held-out splits."""
+    found = [entry for entry in duplicates["contamination"] if entry["exact"] or entry["near"]]
+    lines = [
+        f"- {entry['source']} and {entry['split']}: {entry['exact']:,} with an equal prompt or content"
+        + ("" if entry["near"] is None else f", {entry['near']:,} similar")
+        for entry in found
     ]
-    return lines
+    return "\n".join([*lines, f"They are {duplicates['contaminated']}."]) if lines else "None were found."
+
+
+def source_line(name: str, split: str, source: Mapping[str, Any]) -> str:
+    """Where a source came from, in one item of a list."""
+    files = source["files"]
+    shown = ", ".join(files[:FILES_SHOWN]) + (
+        f" and {len(files) - FILES_SHOWN} more" if len(files) > FILES_SHOWN else ""
+    )
+    lengths = ", ".join(f"{point} {length:,}" for point, length in source["length_quantiles"].items())
+    return (
+        f"- **{name}** ({split}): {shown}; learned: {source['learned']}; ids by {source['encoder']}; cache "
+        f"{source['cache']}; tokens of a document: {lengths}"
+    )
 
 
 def plot_data(splits: Mapping[str, Ledger], picture: Path) -> None:

@@ -2,10 +2,11 @@
 
 from medtune.config.schema import Config
 from medtune.data.datamodule import PackedDataModule
-from medtune.models.load import load_tokenizer
-from medtune.runtime.record import RunFolder
+from medtune.data.prepare import tokenizer_source
+from medtune.runtime.record import RunFolder, merge_json
 
 
 def run(config: Config, folder: RunFolder) -> None:
-    """Fills the token cache and writes data_report.json."""
-    PackedDataModule(config, load_tokenizer(config.model), folder).setup()
+    """Fills the token cache and writes the data report."""
+    PackedDataModule(config, tokenizer_source(config.model), folder).setup()
+    merge_json(folder.result_file, {"status": "finished", "data_report": str(folder.data_report_file)})

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from medtune.config.schema import Config
 from medtune.data.datamodule import PackedDataModule
-from medtune.models.load import load_tokenizer
+from medtune.data.prepare import tokenizer_source
 from medtune.runtime.errors import Interrupted
 from medtune.runtime.ranks import gather, global_rank, world_size
 from medtune.runtime.record import RunFolder, merge_json
@@ -35,5 +35,6 @@ def run(config: Config, folder: RunFolder) -> None:
 
 def train(config: Config, folder: RunFolder) -> FitResult:
     """Tokenises, packs and fits."""
-    datamodule = PackedDataModule(config, load_tokenizer(config.model), folder, global_rank(), world_size())
+    tokenizer = tokenizer_source(config.model)
+    datamodule = PackedDataModule(config, tokenizer, folder, global_rank(), world_size())
     return fit(config, datamodule, folder)
