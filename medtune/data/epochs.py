@@ -106,7 +106,7 @@ class EpochPacker:
 
     def fitted(self, mixture: Mixture, needed: int) -> Mixture:
         """The mix in a first epoch of as many rows as are needed and hardly more."""
-        factor, best, before = needed / max(1, len(self.pack(mixture, 0).rows)), None, mixture
+        factor, best, before = needed / self.least_rows(mixture), None, mixture
         for _ in range(FIT_TRIES):
             candidate = scaled(mixture, factor * FIT_MARGIN, self.sources)
             count = len(self.pack(candidate, 0).rows)
@@ -120,6 +120,14 @@ class EpochPacker:
         if best is None:
             log.warning("data: max_passes leaves the mix short of trainer.max_steps; a second epoch follows")
         return best or candidate
+
+    def least_rows(self, mixture: Mixture) -> float:
+        """Rows of an average epoch without padding, which no packing undercuts."""
+        owner, count = self.part_of(self.pieces.document), len(self.parts)
+        if self.data.packing == "none":
+            return float(mixture.passes @ np.bincount(owner, minlength=count))
+        tokens = sums_by(owner, self.pieces.end - self.pieces.start, count)
+        return float(mixture.passes @ tokens / self.data.sequence_length)
 
     def pack(self, mixture: Mixture, epoch: int) -> Epoch:
         """Draws and packs an epoch."""

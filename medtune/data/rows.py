@@ -76,6 +76,7 @@ class PackedSplit:
             if passes == 0:
                 log.warning("data: nothing of %s is learned: its weight or max_passes is 0", name)
         self._epochs: dict[int, Epoch] = {}
+        self._learned: dict[int, Ints] = {}
         self._positions = np.arange(data.sequence_length)
 
     @property
@@ -88,8 +89,14 @@ class PackedSplit:
         return self._epoch(epoch).rows
 
     def learned_of(self, epoch: int) -> Ints:
-        """Learned tokens of each row of an epoch."""
-        return self._epoch(epoch).learned
+        """Learned tokens of each row of an epoch.
+
+        These are kept for all epochs, so that steps are counted and a run is resumed without packing twice.
+        """
+        key = 0 if self.is_constant else epoch
+        if key not in self._learned:
+            self._learned[key] = self._epoch(key).learned
+        return self._learned[key]
 
     def draw_of(self, epoch: int) -> Draw:
         """What an epoch shows of each source."""

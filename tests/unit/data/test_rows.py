@@ -322,6 +322,8 @@ def test_the_realised_mix_is_the_wanted_one(stores, weights, by, stop, temperatu
     expected = np.array(weights) ** (1 / temperature)
     assert draw.wanted == pytest.approx(expected / expected.sum(), rel=1e-9)
     assert np.abs(draw.realised - draw.wanted).max() <= 0.005
+    large = draw.documents >= 2000
+    assert np.abs(draw.realised / draw.wanted - 1)[large].max(initial=0) <= 0.005
     counted = draw.tokens if by == "tokens" else draw.documents
     assert draw.realised == pytest.approx(counted / counted.sum(), rel=1e-12)
     assert draw.tokens.sum() == split.rows_of(epoch).lengths.sum()
@@ -357,6 +359,16 @@ def test_epochs_show_other_documents_of_an_undersampled_source(stores):
     assert not last[0] & last[1]
     assert set().union(*last[:3]) == set(range(5000, 10_000))
     assert last[1] & last[3]
+
+
+def test_a_source_draws_the_same_documents_whatever_is_mixed_with_it(stores):
+    a, b, c = weighted([stores[0]] * 3, [0.5, 0.25, 0.125])
+    b, c = replace(b, name="b"), replace(c, name="c")
+    two, three = (split_of(*parts, sequence_length=64, mix_by="epochs") for parts in ((a, c), (a, b, c)))
+    drawn = [split.rows_of(1).document for split in (two, three)]
+    assert set(drawn[0][drawn[0] < 3000]) == set(drawn[1][drawn[1] < 3000])
+    assert set(drawn[0][drawn[0] >= 3000] + 3000) == set(drawn[1][drawn[1] >= 6000])
+    assert not set(drawn[1][drawn[1] >= 6000] - 6000) <= set(drawn[1][drawn[1] < 3000])
 
 
 def test_epochs_are_functions_of_the_seed_and_their_number(stores):
