@@ -158,20 +158,25 @@ class ChatTemplate:
         for index, item in enumerate(rendered):
             if isinstance(item, Slot):
                 yield place_of(item, shape), item
-                continue
-            left = rendered[index - 1] if index else None
-            right = rendered[index + 1] if index + 1 < len(rendered) else None
-            if left and right and left.turn == right.turn and shape[left.turn] in RESPONSES:
-                yield Place(left.turn, THOUGHT), item
-                continue
-            tail = self._tail(item) if left and shape[left.turn] in RESPONSES else ""
-            lead = self._lead(rendered, index, shape) if right and shape[right.turn] in RESPONSES else ""
-            middle = item[len(tail) : len(item) - len(lead)]
-            pieces = ((left, tail), (None, middle), (right, lead))
-            for slot, literal in pieces:
-                if literal:
-                    empty = slot is right and bool(EMPTY_THINKING.fullmatch(literal))
-                    yield (Place(slot.turn) if empty else place_of(slot, shape)) if slot else AROUND, literal
+            else:
+                yield from self._cut(rendered, index, shape)
+
+    def _cut(self, rendered: Rendered, index: int, shape: tuple[str, ...]) -> Iterator[tuple[Place, str]]:
+        """A literal's parts: a response's end, text between, empty reasoning, a response's beginning."""
+        literal: str = rendered[index]
+        left, right = response_at(rendered, index - 1, shape), response_at(rendered, index + 1, shape)
+        if left and right and left.turn == right.turn:
+            yield Place(left.turn, THOUGHT), literal
+            return
+        tail = self._tail(literal) if left else ""
+        lead = self._lead(rendered, index, shape) if right else ""
+        if left:
+            yield place_of(left, shape), tail
+        yield AROUND, literal[len(tail) : len(literal) - len(lead)]
+        if right:
+            empty = found.group() if (found := EMPTY_THINKING.match(lead)) else ""
+            yield Place(right.turn), empty
+            yield place_of(right, shape), lead[len(empty) :]
 
     def _tail(self, literal: str) -> str:
         """The part of the response before it: white space up to the token that ends it, and that token."""
@@ -188,7 +193,7 @@ class ChatTemplate:
         given, literal = self._render(shape[:turn], is_open=True), rendered[index]
         if given[:-1] == rendered[:index] and literal.startswith(given[-1]):
             return str(literal[len(given[-1]) :])
-        if turn == max(number for number, kind in enumerate(shape) if kind in RESPONSES):
+        if turn == len(shape) - 1:
             raise ValueError(self._difference(shape[turn], given[-1], literal))
         # Chat templates of reasoning models write earlier responses unlike the one that is asked for.
         start = literal.rfind("<think>")
@@ -311,6 +316,12 @@ def kind_of(turn: Turn) -> str:
 def place_of(slot: Slot, shape: tuple[str, ...]) -> Place:
     """What a slot belongs to."""
     return Place(slot.turn, slot.part) if shape[slot.turn] in RESPONSES else AROUND
+
+
+def response_at(rendered: Rendered, index: int, shape: tuple[str, ...]) -> Slot | None:
+    """The slot at ``index`` if there is one and it is a response's."""
+    slot = rendered[index] if 0 <= index < len(rendered) else None
+    return slot if isinstance(slot, Slot) and shape[slot.turn] in RESPONSES else None
 
 
 def filled(item: str | int | Slot, turns: Sequence[Turn]) -> str | int:

@@ -212,6 +212,18 @@ def test_ids_are_those_of_apply_chat_template(name, rounds, system):
     assert encode(chat, turns, learn_thinking=False).input_ids == ids
 
 
+@pytest.mark.parametrize("thinks", [False, True])
+def test_a_later_prompt_is_given_to_generation_as_it_is_trained(thinks):
+    """Earlier responses are written without the block that the last one has."""
+    chat, plain = template("thinking", enable_thinking=thinks), TOKENIZERS["thinking"]
+    turns = turns_of("q", "a", "r", "<think>hm</think>b" if thinks else "b")
+    [ids] = chat.prompts_ids([turns[:-1]])
+    assert encode(chat, turns).input_ids[: len(ids)] == ids
+    assert ids == plain.apply_chat_template(
+        messages_of(turns[:-1]), add_generation_prompt=True, enable_thinking=thinks, return_dict=False
+    )
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     st.sampled_from([*TEMPLATES]),
@@ -244,6 +256,13 @@ def test_no_content_becomes_a_control_token(name, rounds):
             {"enable_thinking": True},
             *["<think>\n\n</think>\n\n«a<|im_end|>»"] * 2,
             id="empty",
+        ),
+        pytest.param(
+            "<think>hm",
+            {"enable_thinking": True},
+            "<think>\n\n</think>\n\n«<think>hm<|im_end|>»",
+            "<think>\n\n</think>\n\n<think>hm<|im_end|>",
+            id="without_an_end",
         ),
         pytest.param(
             "a", {"enable_thinking": False}, *["<think>\n\n</think>\n\n«a<|im_end|>»"] * 2, id="none"

@@ -149,6 +149,8 @@ def test_the_tokenizer_names_the_stop_and_padding_tokens(model, tiny_tokenizer):
     engine = TransformersEngine.from_tokenizer(model, tiny_tokenizer)
     assert engine.stop_ids == {tiny_tokenizer.eos_token_id}
     assert engine.pad_id == tiny_tokenizer.pad_token_id
+    with_more = TransformersEngine.from_tokenizer(model, tiny_tokenizer, stop_ids=[5, 6])
+    assert with_more.stop_ids == {tiny_tokenizer.eos_token_id, 5, 6}
 
 
 @pytest.mark.parametrize(
