@@ -68,10 +68,17 @@ def named_trouble(source: SourceConfig, name: str, count: Callable[[], int]) -> 
     try:
         yield
     except (*known, TypeError, NotImplementedError) as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = reason_of(error)
         if count():
             raise ValueError(f"{name}: cannot be read after record {count()}: {reason}") from error
         raise ValueError(f"{name}: {reason}; {advice(source, reason)}") from error
+
+
+def reason_of(error: BaseException) -> str:
+    """What an error of the datasets library says on one line, with what it was raised from."""
+    words = " ".join(str(error).split())[:300] or type(error).__name__
+    is_wrapped = error.__cause__ is not None and "generating" in words
+    return f"{words}: {reason_of(error.__cause__)}" if is_wrapped and error.__cause__ else words
 
 
 def advice(source: SourceConfig, reason: str) -> str:
@@ -86,6 +93,8 @@ def advice(source: SourceConfig, reason: str) -> str:
         return f"name another with data.splits.train, now {source.splits.get('train', 'train')!r}"
     if "config" in lower:
         return f"name another with data.subset, now {source.subset!r}"
+    if "generating" in lower:
+        return "repair its files; all of a split must have the same columns"
     if source.hub and Path(source.hub).exists():
         return "the folder must hold files such as train.jsonl or data/train-00000-of-00001.parquet"
     if "gated" in lower or "private" in lower or "401" in lower or "403" in lower:

@@ -178,7 +178,12 @@ def read_json(content: Content) -> Records:
 
 def refuse_single_object(line: Raw, content: Content) -> None:
     """Raises ValueError where the first line is only the beginning of a JSON object over several lines."""
-    if not isinstance(line, bytes) or line.rstrip().endswith(b"}") or not line.startswith(b"{"):
+    # A record that was cut off seldom ends like this, the first line of an indented object always.
+    if (
+        not isinstance(line, bytes)
+        or not line.startswith(b"{")
+        or line.rstrip()[-1:] not in (b"{", b"[", b",")
+    ):
         return
     try:
         json.loads(line)
@@ -187,7 +192,7 @@ def refuse_single_object(line: Raw, content: Content) -> None:
         if not rest or getattr(error, "pos", 0) < len(line.decode(errors="replace").rstrip()) - 1:
             return
         key = re.search(rb'"([^"\\]{1,60})"\s*:\s*\[', line + rest)
-        name = key[1].decode(errors="replace") if key else "KEY"
+        name = key[1].decode(errors="replace") if key else ""
         raise ValueError(
             f"{content.path}:1: a single JSON object over several lines, not a list of records; write its "
             f"records one a line, for example: jq -c '.{name}[]' IN > OUT.jsonl"
