@@ -69,15 +69,29 @@ class PackedSplit:
                 f"nothing of {', '.join(self.source_names)} ({split}) is learned: all are a token"
             )
         self._packer = EpochPacker(self.parts, self.pieces, data, seed, is_mixed=is_mixed)
-        self.mixture = (
-            self._packer.mixture(max_steps, rows_per_step) if is_mixed else self._packer.everything()
-        )
-        for name, passes in zip(self.source_names, self.mixture.passes.tolist(), strict=True):
-            if passes == 0:
-                log.warning("data: nothing of %s is learned: its weight or max_passes is 0", name)
+        if is_mixed:
+            self.mixture = self._packer.mixture(max_steps, rows_per_step)
+        else:
+            self.mixture = self._packer.everything()
         self._epochs: dict[int, Epoch] = {}
         self._learned: dict[int, Ints] = {}
         self._positions = np.arange(data.sequence_length)
+        self._check_mixture()
+
+    def _check_mixture(self) -> None:
+        """Warns about sources of which nothing is learned.
+
+        Raises:
+            ValueError: The first epoch is empty. A later one may be, and is passed over.
+        """
+        for name, passes in zip(self.source_names, self.mixture.passes.tolist(), strict=True):
+            if passes == 0:
+                log.warning("data: nothing of %s is learned: its weight or max_passes is 0", name)
+        if not len(self.rows_of(0)):
+            raise ValueError(
+                f"the first epoch of the mix has no document of {', '.join(self.source_names)}: their "
+                "weights or max_passes leave less than one of each; raise them, or set data.mix_stop=all"
+            )
 
     @property
     def is_constant(self) -> bool:
@@ -159,15 +173,9 @@ class PackedSplit:
     def _epoch(self, epoch: int) -> Epoch:
         key = 0 if self.is_constant else epoch
         if key not in self._epochs:
-            packed = self._packer.pack(self.mixture, key)
-            if not len(packed.rows):
-                raise ValueError(
-                    f"the mix shows no document in epoch {key}: its weights or data.sources.*.max_passes are "
-                    "too small"
-                )
             for old in list(self._epochs)[: len(self._epochs) - EPOCHS_KEPT + 1]:
                 del self._epochs[old]
-            self._epochs[key] = packed
+            self._epochs[key] = self._packer.pack(self.mixture, key)
         return self._epochs[key]
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from medtune.config.schema import DataConfig
 from medtune.data.fates import Fate
+from medtune.data.order import StepPlan
 from medtune.data.rows import IGNORE_INDEX, PackedSplit
 from tests.unit.data.made_parts import Document, make_part, plain
 
@@ -72,7 +73,7 @@ def test_rows_hold_what_documents_say_and_learned_counts_are_those_of_the_labels
     try:
         split = split_of(*parts, sequence_length=length, packing=packing, pack_groups=groups, mix_by="epochs")
     except ValueError as error:
-        if not re.search("is left for|must hold it and a token of the prompt", str(error)):
+        if not re.search("is left for|must hold it and a token of the prompt|has no document", str(error)):
             raise
         reject()
     everything = [document for some in many for document in some]
@@ -427,8 +428,19 @@ def test_a_mix_that_ends_after_its_steps_needs_their_number(stores):
 
 def test_an_epoch_without_a_document_is_refused():
     parts = [make_part([plain(9)], name, weight=1, max_passes=0.01) for name in "ab"]
-    with pytest.raises(ValueError, match="the mix shows no document in epoch 0"):
-        split_of(*parts).rows_of(0)
+    with pytest.raises(ValueError, match="the first epoch of the mix has no document of a, b"):
+        split_of(*parts)
+
+
+def test_later_epochs_may_be_empty_and_are_passed_over():
+    parts = [make_part([plain(9), plain(9)], name, weight=0.5, max_passes=0.3) for name in "ab"]
+    split = split_of(*parts)
+    plan = StepPlan(split, 1, 1, 1)
+    counts = [plan.steps_of(epoch) for epoch in range(8)]
+    assert 0 in counts
+    assert [plan.epoch_of(step)[0] for step in range(sum(counts))] == [
+        epoch for epoch, count in enumerate(counts) for _ in range(count)
+    ]
 
 
 def test_validation_shows_everything_once_whatever_the_weights(stores):
