@@ -125,15 +125,20 @@ def fit(
         trainer = build_trainer(config, plan.accumulation, total_steps, callbacks, folder)
         data = StepData(datamodule, first_step, total_steps)
         trainer.fit(module, datamodule=data, ckpt_path=source.state if source else None, weights_only=True)
+    return summarise(trainer.global_step, metrics, interrupt.signal_number)
+
+
+def summarise(global_step: int, metrics: Metrics, signal_number: int | None) -> FitResult:
+    """How the fit ended, by its counters."""
     return FitResult(
-        status="interrupted" if interrupt.signal_number else "finished",
-        global_step=trainer.global_step,
+        status="interrupted" if signal_number else "finished",
+        global_step=global_step,
         train_loss=metrics.recent_loss,
         val_loss=metrics.last_validation.get("val/loss"),
         tokens=metrics.tokens,
         learned_tokens=metrics.learned_tokens,
         seconds=metrics.seconds,
-        signal_number=interrupt.signal_number,
+        signal_number=signal_number,
     )
 
 
