@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import lzma
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
@@ -148,8 +149,6 @@ def unpacked(disk: IO[bytes], path: Path) -> io.BufferedReader:
 @contextmanager
 def named_damage(path: Path, place: Callable[[], str]) -> Iterator[None]:
     """Turns what unpacking raises into a ValueError that names the file and the ``place`` reached."""
-    import zlib
-
     try:
         yield
     except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:

@@ -50,7 +50,7 @@ class Reader:
         """
         where = f"{file}:{number}"
         if self.has_documents and isinstance(raw, bytes) and file_type(file) == "txt":
-            return Example((Turn("text", decode_line(raw, where), learned=True),), file, number)
+            return Example((as_document(raw, where),), file, number)
         record = parse_record(raw, where)
         try:
             turns, rejected = self.parts_of(record)
@@ -86,6 +86,21 @@ def refuse_surrogates(turns: Turns, rejected: str | None) -> None:
         raise ValueError(
             "a text holds a lone surrogate, which is no text; repair the file's escapes"
         ) from error
+
+
+def as_document(raw: bytes, where: str) -> Turn:
+    """A line of a text file.
+
+    Raises:
+        ValueError: It is not text, or several lines by the rule that a carriage return alone ends one.
+    """
+    text = decode_line(raw, where)
+    if "\r" in text:
+        raise ValueError(
+            f"{where}: a carriage return stands inside the line, which may or may not end it; make it a line "
+            "break: tr '\\r' '\\n' < IN > OUT"
+        )
+    return Turn("text", text, learned=True)
 
 
 def only_last_learned(turns: Turns) -> Turns:

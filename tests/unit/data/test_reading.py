@@ -82,6 +82,12 @@ def test_text_is_a_document_per_line_or_per_record(tmp_path, name, content, form
     assert {turn.role for example in examples for turn in example.turns} == {"text"}
 
 
+def test_a_carriage_return_inside_a_document_is_ambiguous(tmp_path):
+    source = source_of(tmp_path, "a.txt", "一\r\n二\r三\n")
+    with pytest.raises(ValueError, match=r"a\.txt:2: a carriage return stands inside the line.*tr "):
+        examples_of(source)
+
+
 def test_records_in_a_txt_of_another_format(tmp_path):
     line = json.dumps({"instruct": "i", "query": "q", "answer": "a"}) + "\n"
     for format in ("auto", "pair"):

@@ -10,10 +10,17 @@ import tracemalloc
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from medtune.data import records
-from medtune.data.records import BrokenRecord, read_lines, read_raw, read_records
+from medtune.data.records import BrokenRecord, parse_record, read_lines, read_raw, read_records
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
 GOOD = {"input": "问", "target": "答", "task_dataset": "CHIP-STS"}
 
 
@@ -304,6 +311,25 @@ def test_an_array_is_read_alike_through_a_window_of_any_width(tmp_path, monkeypa
     rows = [{"键": '值\n"[{,', "n": 12.5, "l": [1, None, True, {"a": "\U0001f600"}]}, {}, {"a": "é"}]
     path = write(tmp_path, "a.json", json.dumps(rows, ensure_ascii=False, indent=2).encode())
     assert list(read_raw(path)) == list(zip([2, 14, 15], rows, strict=True))
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    rows=st.lists(st.dictionaries(st.text(), JSON, max_size=3), min_size=1, max_size=5),
+    chunk=st.integers(1, 40),
+)
+def test_what_json_can_hold_comes_back(tmp_path_factory, rows, chunk):
+    folder = tmp_path_factory.mktemp("any")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "CHUNK", chunk)
+        for name, text in (
+            ("a.json", json.dumps(rows, ensure_ascii=False)),
+            ("b.json", json.dumps(rows, indent=2)),
+            ("c.jsonl", "\r\n".join(map(json.dumps, rows))),
+        ):
+            found = list(read_raw(write(folder, name, text.encode())))
+            assert [parse_record(raw, name) for _, raw in found] == rows
+            assert [number for number, _ in found] == sorted({number for number, _ in found})
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.jsonl.gz", "a.csv", "a.parquet"])
