@@ -18,7 +18,7 @@ WHOLE = 1e-9  # passes this near to a whole number are whole: shares of a sum ar
 
 @dataclass(frozen=True)
 class Draw:
-    """What an epoch shows of each source; arrays with an element per source.
+    """What an epoch shows of each source; arrays with an element per part of the split.
 
     Attributes:
         documents: Documents drawn; one drawn twice counts twice.

@@ -38,7 +38,8 @@ class PackedSplit:
     Attributes:
         parts: With final fates.
         pieces: What rows are made of; of a source without weight too.
-        source_names: By the numbers in ``source_ids``.
+        source_names: By the numbers in ``source_ids``: all sources of a mix, also where this split has parts
+            of some only.
 
     Raises:
         ValueError: A document cannot be used, a source has none left, or the weights make no mix.
@@ -59,7 +60,9 @@ class PackedSplit:
         settled = [settle(part, data, seed=seed, is_train=is_train) for part in parts]
         is_mixed = is_train and bool(data.mix)
         self.parts = [part for part, _ in settled]
-        self.source_names = [part.name for part in parts]
+        names = [part.name for part in parts]
+        self.source_names = list(data.mix) or names
+        self._numbers = [self.source_names.index(name) for name in names]
         self.sequence_length = data.sequence_length
         check_not_empty(self.parts, data, split, is_mixed)
         self.offsets = offsets_of(self.parts)
@@ -84,9 +87,9 @@ class PackedSplit:
         Raises:
             ValueError: The first epoch is empty. A later one may be, and is passed over.
         """
-        for name, passes in zip(self.source_names, self.mixture.passes.tolist(), strict=True):
+        for part, passes in zip(self.parts, self.mixture.passes.tolist(), strict=True):
             if passes == 0:
-                log.warning("data: nothing of %s is learned: its weight or max_passes is 0", name)
+                log.warning("data: nothing of %s is learned: its weight or max_passes is 0", part.name)
         if not len(self.rows_of(0)):
             raise ValueError(
                 f"the first epoch of the mix has no document of {', '.join(self.source_names)}: their "
@@ -133,7 +136,7 @@ class PackedSplit:
             input_ids[at:until] = self.parts[owner].store.input_ids(document)[start:end]
             position_ids[at:until] = self._positions[: end - start]
             document_ids[at:until] = number
-            source_ids[at:until] = owner
+            source_ids[at:until] = self._numbers[owner]
             self._fill_labels(owner, document, start, input_ids[at:until], labels[at:until])
             at = until
         return number

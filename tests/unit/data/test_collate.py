@@ -61,6 +61,13 @@ def test_a_packed_row_restarts_positions_and_names_each_documents_source():
     assert batch["source_ids"].tolist() == [[1] * 4 + [0] * 8]
 
 
+def test_sources_have_the_same_numbers_in_a_split_of_some_of_them():
+    split = split_of(make_part([plain(4)], "b"), mix=["a", "b", "c"])
+    batch = Collator(split, pad_id=0)([(0, 0, 1)])
+    assert (batch["source_ids"][0, :4].tolist(), batch["sources"]) == ([1] * 4, 3)
+    assert split.draw_of(0).documents.tolist() == [1]
+
+
 @pytest.mark.parametrize(
     ("length", "width"),
     [pytest.param(5, 8, id="rounded_up"), pytest.param(12, 12, id="never_over_the_sequence_length")],
