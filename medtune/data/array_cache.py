@@ -49,7 +49,8 @@ def read_arrays(path: Path) -> Arrays | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: what np.load opens stays open when it finds damage.
+        with path.open("rb") as disk, np.load(disk, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         log.warning("data: %s is damaged and made again: %s", path, error)

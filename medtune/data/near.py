@@ -150,8 +150,8 @@ def read_sets(texts: Iterable[str], total: int, members: TemporaryArray) -> Shin
     sets = ShingleSets(members.view(), np.concatenate(sizes))
     if len(sets) != total:
         raise ValueError(
-            f"data.dedup=near: {len(sets)} texts were read again for {total} documents; the files have changed "
-            "while they were used. Start again"
+            f"data.dedup=near: {len(sets)} texts were read again for {total} documents; the files "
+            "were changed meanwhile. Start again"
         )
     return sets
 

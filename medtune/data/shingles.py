@@ -85,7 +85,8 @@ class ShingleSets:
     @property
     def sizes(self) -> Ints:
         """Members of each set."""
-        return self.starts[1:] - self.starts[:-1]
+        sizes: Ints = self.starts[1:] - self.starts[:-1]
+        return sizes
 
     def take(self, documents: Ints) -> tuple[Hashes, Ints]:
         """The members of some sets, one after the other, and their sizes."""
@@ -96,7 +97,8 @@ class ShingleSets:
 def ranges(starts: Ints, sizes: Ints) -> Ints:
     """``start, start + 1, …`` of every range, one after the other."""
     before = np.cumsum(sizes) - sizes
-    return np.arange(int(sizes.sum())) + np.repeat(starts - before, sizes)
+    places: Ints = np.arange(int(sizes.sum())) + np.repeat(starts - before, sizes)
+    return places
 
 
 def write_sets(texts: Iterable[str], into: TemporaryArray) -> Iterator[Ints]:

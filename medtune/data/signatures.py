@@ -2,11 +2,12 @@
 
 One permutation hashing (Li, Owen and Zhang 2012) takes one hash per member and the least of each of 256 bins
 instead of 256 hashes per member: over sets that are sorted already it costs nothing. Empty bins borrow from
-one that is chosen at random, the same for all documents (optimal densification, Shrivastava 2017), so that the
-share of equal values is an unbiased estimate of the Jaccard similarity. Bands: Indyk and Motwani 1998.
+one chosen at random, the same for all documents (optimal densification, Shrivastava 2017): the share of equal
+values is an unbiased estimate of the Jaccard similarity. Bands: Indyk and Motwani 1998.
 """
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +106,7 @@ def densify(signature: Hashes, filled: NDArray[np.bool_]) -> None:
     next full bin gives (Shrivastava and Li 2014): also unbiased, only with more variance.
     """
     empty = np.flatnonzero(~filled)
-    for donors in DONORS:
+    for donors in donors_of_tries():
         bins = empty % NUM_BINS
         giving = empty - bins + donors[bins]
         found = filled[giving]
@@ -116,7 +117,7 @@ def densify(signature: Hashes, filled: NDArray[np.bool_]) -> None:
 
 
 def rotate(signature: Hashes, filled: NDArray[np.bool_], empty: Ints) -> None:
-    """Fills the bins ``empty`` (flat) from the next full one before them, around the end; empty sets get 0."""
+    """Fills the bins ``empty`` (flat) from the full one before them, around the end; empty sets get 0."""
     rows, place = np.unique(empty // NUM_BINS, return_inverse=True)
     twice = np.tile(filled[rows], 2)
     last = np.maximum.accumulate(np.where(twice, np.arange(2 * NUM_BINS), 0), axis=1)
@@ -136,9 +137,7 @@ def band_keys(signature: Hashes, rows: int) -> Hashes:
     return keys
 
 
-def draw_donors() -> NDArray[np.int64]:
-    """[tries, bins]: from which bin an empty one borrows at each try; constant, so that results are."""
+@cache
+def donors_of_tries() -> Ints:
+    """[tries, bins]: from which bin an empty one borrows at each try; the same ones always."""
     return np.random.default_rng(1703_04664).integers(0, NUM_BINS, (DONOR_TRIES, NUM_BINS))
-
-
-DONORS = draw_donors()
