@@ -57,11 +57,12 @@ COLUMN_READERS = {
     "chosen": ("preference",),
     "rejected": ("preference",),
 }
-# Keys of a template that a chat template takes the place of.
+# Keys of a template about conversations; documents have ``start`` and ``text``.
 PIECES = tuple(
     f"template.{name}"
-    for name in ("start", "system", "first_prompt", "prompt", "response", "separator", "end")
+    for name in ("system", "default_system", "first_prompt", "prompt", "response", "separator", "end")
 )
+
 # What each task reads, beside the keys that every run has. A section stands for all of its keys.
 READ_BY_TASK = {
     "train": (
@@ -165,14 +166,18 @@ IDLE = (
         lambda config: not config.data.mix and not config.data.sha1,
         lambda config: "a data set that comes with no sha1",
     ),
-    Idle(PIECES, lambda config: config.template.chat, lambda config: "template.chat=true"),
+    Idle(
+        tuple(name for name in PIECES if name != "template.default_system"),
+        lambda config: config.template.chat,
+        lambda config: "template.chat=true",
+    ),
     Idle(
         ("template.chat_arguments",),
         lambda config: not config.template.chat,
         lambda config: "template.chat=false",
     ),
     Idle(
-        ("template.prompt", "template.separator", "template.response", "template.system", "template.end"),
+        (*PIECES, "template.chat", "template.chat_arguments"),
         lambda config: config.data.format == "text" and config.task in ("train", "prepare"),
         lambda config: "data.format=text",
     ),

@@ -139,14 +139,14 @@ WRAPPER = "Write a response that appropriately completes the Input.\n\nInput:\n{
 
 # Two rounds without and one with a system prompt, written from the formats' own descriptions.
 RENDERINGS = {
-    "plain": ("q1«a1⟪</s>⟫»q2«a2⟪</s>⟫»", None),
+    "plain": ("q1«a1⟪</s>⟫»q2«a2⟪</s>⟫»", "S\n\nq1«a1⟪</s>⟫»"),
     "promptcblue_en": (
         f"{WRAPPER.format('q1')}«a1⟪</s>⟫»{WRAPPER.format('q2')}«a2⟪</s>⟫»",
-        None,
+        f"S\n\n{WRAPPER.format('q1')}«a1⟪</s>⟫»",
     ),
     "human_assistant": (
         "Human: \nq1\n\nAssistant: \n«a1⟪</s>⟫»Human: \nq2\n\nAssistant: \n«a2⟪</s>⟫»",
-        None,
+        "S\n\nHuman: \nq1\n\nAssistant: \n«a1⟪</s>⟫»",
     ),
     "human_assistant_bos": (
         "Human: \nq1\n\nAssistant: \n«⟪<s>⟫a1⟪</s>⟫»Human: \nq2\n\nAssistant: \n«⟪<s>⟫a2⟪</s>⟫»",
