@@ -12,7 +12,8 @@ from medtune.data.examples import Example
 from medtune.data.files import file_type, files_digest, list_files, sha1_of
 from medtune.data.formats import Reader, detect_format
 from medtune.data.hub import hub_digest, hub_name, hub_records
-from medtune.data.records import Raw, parse_record, read_raw
+from medtune.data.raw import Raw, parse_record
+from medtune.data.records import read_raw
 
 
 def split_path(source: SourceConfig, split: str) -> Path:

@@ -10,7 +10,7 @@ from medtune.data.formats.fields import Record, Turns, columns_of
 from medtune.data.formats.messages import read_messages
 from medtune.data.formats.preference import read_preference
 from medtune.data.formats.single import read_alpaca, read_pair, read_promptcblue, read_text
-from medtune.data.records import Raw, decode_line, parse_record
+from medtune.data.raw import Raw, decode_line, parse_record
 from medtune.runtime.errors import ConfigError
 
 

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medtune.data import records
-from medtune.data.records import BrokenRecord, parse_record, read_lines, read_raw, read_records
+from medtune.data import arrays, lines
+from medtune.data.raw import LONGEST, BrokenRecord, parse_record
+from medtune.data.records import read_lines, read_raw, read_records
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -255,7 +256,7 @@ def test_damaged_packing_is_named_after_the_last_line_that_was_whole(tmp_path, p
     ],
 )
 def test_records_after_a_broken_one_are_still_read(tmp_path, monkeypatch, name, content, kept):
-    monkeypatch.setattr(records, "LONGEST", 100)
+    monkeypatch.setattr(lines, "LONGEST", 100)
     path = write(tmp_path, name, content)
     assert [number for number, raw in read_raw(path) if not isinstance(raw, BrokenRecord)] == kept
 
@@ -283,7 +284,7 @@ def test_a_line_without_an_end_does_not_fill_the_memory(tmp_path, name, content,
         list(read_lines(path) if name == "a.txt" else read_records(path))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 6 * records.LONGEST
+    assert peak < 6 * LONGEST
 
 
 @pytest.mark.parametrize("form", ["lines", "array", "table"])
@@ -307,10 +308,20 @@ def test_memory_does_not_grow_with_the_file(tmp_path, form):
 
 @pytest.mark.parametrize("chunk", [1, 2, 7, 100])
 def test_an_array_is_read_alike_through_a_window_of_any_width(tmp_path, monkeypatch, chunk):
-    monkeypatch.setattr(records, "CHUNK", chunk)
+    monkeypatch.setattr(arrays, "CHUNK", chunk)
     rows = [{"键": '值\n"[{,', "n": 12.5, "l": [1, None, True, {"a": "\U0001f600"}]}, {}, {"a": "é"}]
     path = write(tmp_path, "a.json", json.dumps(rows, ensure_ascii=False, indent=2).encode())
     assert list(read_raw(path)) == list(zip([2, 14, 15], rows, strict=True))
+
+
+def test_a_number_is_not_cut_by_the_window(tmp_path, monkeypatch):
+    monkeypatch.setattr(arrays, "CHUNK", 4)
+    path = write(tmp_path, "a.json", b'[123456, {"a": 1}, 7]')
+    assert [(number, isinstance(raw, BrokenRecord)) for number, raw in read_raw(path)] == [
+        (1, True),
+        (2, False),
+        (3, True),
+    ]
 
 
 @settings(max_examples=80, deadline=None)
@@ -321,7 +332,7 @@ def test_an_array_is_read_alike_through_a_window_of_any_width(tmp_path, monkeypa
 def test_what_json_can_hold_comes_back(tmp_path_factory, rows, chunk):
     folder = tmp_path_factory.mktemp("any")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(records, "CHUNK", chunk)
+        patch.setattr(arrays, "CHUNK", chunk)
         for name, text in (
             ("a.json", json.dumps(rows, ensure_ascii=False)),
             ("b.json", json.dumps(rows, indent=2)),
