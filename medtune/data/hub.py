@@ -34,8 +34,8 @@ def hub_records(source: SourceConfig, split: str) -> Iterator[tuple[int, dict[st
     # Imported here: half a CPU-second that only hub data sets cost.
     import datasets
 
-    name, number = hub_name(source, split), 0
-    with named_trouble(source, name, lambda: number):
+    number = 0
+    with named_trouble(source, split, lambda: number):
         rows = datasets.load_dataset(
             source.hub,
             source.subset,
@@ -48,30 +48,28 @@ def hub_records(source: SourceConfig, split: str) -> Iterator[tuple[int, dict[st
             number += 1
             yield number, row
     if not number:
-        raise ValueError(f"{name}: the split is empty")
+        raise ValueError(f"{hub_name(source, split)}: the split is empty")
 
 
 @contextmanager
-def named_trouble(source: SourceConfig, name: str, count: Callable[[], int]) -> Iterator[None]:
+def named_trouble(source: SourceConfig, split: str, count: Callable[[], int]) -> Iterator[None]:
     """Turns what the datasets library raises into a ValueError that says what to do."""
     import datasets
     import pyarrow as pa
+    from huggingface_hub.errors import HfHubHTTPError
 
-    known = (
-        datasets.exceptions.DatasetsError,
-        pa.ArrowException,
-        OSError,
-        ValueError,
-        RuntimeError,
-        KeyError,
-    )
+    network = (
+        HfHubHTTPError.__bases__
+    )  # the base of all errors of whichever HTTP client the hub's library uses
+    data = (datasets.exceptions.DatasetsError, pa.ArrowException, ValueError, TypeError, KeyError)
+    name = hub_name(source, split)
     try:
         yield
-    except (*known, TypeError, NotImplementedError) as error:
+    except (*network, *data, OSError, RuntimeError) as error:
         reason = reason_of(error)
         if count():
             raise ValueError(f"{name}: cannot be read after record {count()}: {reason}") from error
-        raise ValueError(f"{name}: {reason}; {advice(source, reason)}") from error
+        raise ValueError(f"{name}: {reason}; {advice(source, split, reason)}") from error
 
 
 def reason_of(error: BaseException) -> str:
@@ -81,18 +79,18 @@ def reason_of(error: BaseException) -> str:
     return f"{words}: {reason_of(error.__cause__)}" if is_wrapped and error.__cause__ else words
 
 
-def advice(source: SourceConfig, reason: str) -> str:
+def advice(source: SourceConfig, split: str, reason: str) -> str:
     """What to do about a data set that cannot be loaded."""
     lower = reason.lower()
-    if "script" in lower:
+    if "dataset script" in lower:
         return (
             "a data set script is remote code and never run: convert its data to files, and name them with "
             "data.hub=null data.dir=FOLDER data.splits.train=FILE"
         )
-    if "split" in lower:
-        return f"name another with data.splits.train, now {source.splits.get('train', 'train')!r}"
-    if "config" in lower:
-        return f"name another with data.subset, now {source.subset!r}"
+    if "unknown split" in lower or "bad split" in lower:
+        return f"name another with data.splits.{split}, now {hub_split(source, split)!r}"
+    if "builderconfig" in lower or "config name" in lower:
+        return f"name another with data.subset, now {source.subset or 'null'}"
     if "generating" in lower:
         return "repair its files; all of a split must have the same columns"
     if source.hub and Path(source.hub).exists():
@@ -126,7 +124,7 @@ def hub_digest(source: SourceConfig, split: str) -> str:
     elif COMMIT.fullmatch(source.revision or ""):
         parts["content"] = f"{source.hub}@{source.revision}"
     else:
-        parts["content"] = f"{source.hub}@{builder_hash(source, hub_name(source, split))}"
+        parts["content"] = f"{source.hub}@{builder_hash(source, split)}"
     return xxhash.xxh3_128(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -135,11 +133,11 @@ def is_visible(path: Path, folder: Path) -> bool:
     return not any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
-def builder_hash(source: SourceConfig, name: str) -> str:
+def builder_hash(source: SourceConfig, split: str) -> str:
     """What the datasets library tells versions of a data set by: the commit is part of it."""
     import datasets
 
-    with named_trouble(source, name, lambda: 0):
+    with named_trouble(source, split, lambda: 0):
         builder = datasets.load_dataset_builder(
             source.hub, source.subset, data_dir=source.folder, revision=source.revision
         )

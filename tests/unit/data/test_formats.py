@@ -145,6 +145,18 @@ def test_a_record_becomes_turns(format, record, columns, turns):
     assert (example.where, example.record, example.rejected) == ("a.jsonl:7", record, None)
 
 
+@pytest.mark.parametrize(
+    ("format", "record"),
+    [
+        pytest.param("text", {"text": "\ud800"}, id="text"),
+        pytest.param("preference", {"instruction": "i", "chosen": "a", "rejected": "\udc00"}, id="rejected"),
+    ],
+)
+def test_half_of_a_character_is_refused_in_records_that_no_parser_checked(format, record):
+    with pytest.raises(ValueError, match=r"^a\.jsonl:7: a text holds a lone surrogate"):
+        read(format, record)
+
+
 @pytest.mark.parametrize(("format", "record", "columns", "turns"), CASES)
 def test_a_line_and_its_record_are_read_alike(format, record, columns, turns):
     assert read(format, json.dumps(record).encode(), columns=columns) == read(format, record, columns=columns)
@@ -269,6 +281,12 @@ def test_of_two_responses_the_chosen_is_learned(record, turns):
             {"instruction": "i", "output": "a", "history": "[[1"},
             "'history' is no list in JSON",
             id="history_text",
+        ),
+        pytest.param(
+            "alpaca",
+            {"instruction": "i", "output": "a", "history": '[["\\ud800", "b"]]'},
+            "'history' is no list in JSON: .*surrogates not allowed",
+            id="surrogate_in_a_list_in_a_table",
         ),
         pytest.param("messages", {"messages": []}, "'messages' is an empty list", id="no_turns"),
         pytest.param(

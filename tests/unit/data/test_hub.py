@@ -99,7 +99,7 @@ def test_one_folder_of_a_data_set(tmp_path):
             id="split",
         ),
         pytest.param(
-            {"hub": "{}/tables", "subset": "zh"}, "name another with data.subset, now 'zh'", id="subset"
+            {"hub": "{}/tables", "subset": "zh"}, "name another with data.subset, now zh", id="subset"
         ),
     ],
 )
@@ -112,6 +112,20 @@ def test_what_cannot_be_loaded_says_what_to_do(tmp_path, tables, settings, messa
         list(raw_records(SourceConfig(streaming=streaming, **settings), "train"))
     assert str(refused.value).startswith("hub:")
     assert len(str(refused.value)) < 700
+
+
+def test_a_data_set_of_several_subsets_needs_one(tmp_path):
+    configs = "".join(
+        f"- config_name: {name}\n  data_files: {name}.jsonl\n" for name in ("description", "split")
+    )
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    for name in ("description", "split"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"text": name}) + "\n")
+    source = SourceConfig(hub=str(tmp_path))
+    with pytest.raises(ValueError, match="description.*; name another with data.subset, now null"):
+        list(raw_records(source, "train"))
+    source.subset = "split"
+    assert [record for _, _, record in raw_records(source, "train")] == [{"text": "split"}]
 
 
 def test_damaged_files_are_told_with_the_reason(tmp_path):
