@@ -67,22 +67,38 @@ def list_files(path: Path) -> list[Path]:
     Raises:
         ValueError: There are none, or they are of several types; names what is there.
     """
+    try:
+        files = found_files(path)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+    refuse_mixed(path, files)
+    return files
+
+
+def found_files(path: Path) -> list[Path]:
+    """As :func:`list_files`, but of any types."""
     if path.is_file():
         return [path]
     if path.is_dir():
         files = [entry for entry in visible(path.iterdir()) if file_type(entry) is not None]
-        if not files:
-            raise ValueError(
-                f"{path}: the folder has no file to read ({READ_TYPES}); {neighbours(path / '*')}"
-            )
-    elif any(letter in str(path) for letter in WILDCARDS):
-        files = matching(path)
-        if not files:
-            raise ValueError(f"{path}: no file matches the pattern; {neighbours(path)}")
     else:
-        raise ValueError(f"{path}: no such file; {neighbours(path)}")
-    refuse_mixed(path, files)
+        files = matching(path) if is_pattern(path) else []
+    if not files:
+        raise ValueError(f"{path}: {nothing_found(path)}")
     return files
+
+
+def is_pattern(path: Path) -> bool:
+    """Whether a path that is not there is meant as a pattern."""
+    return any(letter in str(path) for letter in WILDCARDS)
+
+
+def nothing_found(path: Path) -> str:
+    """What to say of a path that means no file."""
+    if path.is_dir():
+        return f"the folder has no file to read ({READ_TYPES}); {neighbours(path / '*')}"
+    what = "no file matches the pattern" if is_pattern(path) else "no such file"
+    return f"{what}; {neighbours(path)}"
 
 
 def visible(entries: Iterator[Path]) -> list[Path]:
@@ -115,9 +131,12 @@ def refuse_mixed(path: Path, files: Sequence[Path]) -> None:
 
 def neighbours(path: Path) -> str:
     """What lies beside a path that was not found, for the error message."""
-    if not path.parent.is_dir():
+    try:
+        names = sorted(entry.name for entry in path.parent.iterdir() if not entry.name.startswith("."))
+    except FileNotFoundError:
         return f"the folder {path.parent} does not exist either; set data.dir to the folder of your files"
-    names = sorted(entry.name for entry in path.parent.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        return f"{path.parent} cannot be listed: {error.strerror}"
     return f"{path.parent} holds {', '.join(names[:8]) or 'nothing'}{' ...' if len(names) > 8 else ''}"
 
 

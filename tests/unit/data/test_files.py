@@ -62,6 +62,12 @@ def test_a_name_with_a_bracket_is_a_file_before_it_is_a_pattern(tmp_path):
         pytest.param("notes", r"notes: the folder has no file to read \(txt, json.*holds a\.md", id="folder"),
         pytest.param("*.csv", r"\*\.csv: no file matches the pattern; .* holds dev\.json", id="pattern"),
         pytest.param("mixed", r"mixed: holds files of several types \(a\.csv, b\.json\)", id="mixed"),
+        pytest.param(
+            "dev.json/train.json",
+            r"train\.json: no such file; .*dev\.json cannot be listed: Not a",
+            id="file_as_folder",
+        ),
+        pytest.param("a" * 300, r"aaa: cannot be read: File name too long", id="name"),
         pytest.param("mixed/*", r"mixed/\*: holds files of several types", id="mixed_pattern"),
     ],
 )
