@@ -1,9 +1,5 @@
 """Which columns each format reads, and the names that they have unless the settings give others."""
 
-from dataclasses import fields
-
-from medtune.config.schema import ColumnsConfig
-
 SINGLE = {"instruction": ("instruction",), "query": ("input",), "response": ("output",)}
 BEFORE = {"system": ("system",), "history": ("history",)}
 TURN = {"role": ("role", "from"), "content": ("content", "value")}
@@ -22,11 +18,3 @@ FORMAT_COLUMNS: dict[str, dict[str, tuple[str, ...]]] = {
     "text": {"text": ("text",)},
 }
 """By format, the columns that it reads by their key, each with its usual names, the commonest first."""
-
-
-def unread_columns(format: str, columns: ColumnsConfig) -> list[str]:
-    """The keys of ``data.columns`` that are set although ``format`` does not read such a column."""
-    if format not in FORMAT_COLUMNS:
-        return []
-    names = [item.name for item in fields(columns)]
-    return [name for name in names if getattr(columns, name) and name not in FORMAT_COLUMNS[format]]
