@@ -88,8 +88,7 @@ def fit(
     Args:
         config: The settled configuration.
         datamodule: With ``setup``, ``step_plan``, ``source_names``, ``train_dataloader``, ``val_dataloader``
-            and ``tokenizer``. It may have ``val_source_names``, if validation rows come from fewer sources,
-            and ``describe_row(epoch, row)``, which names a row's examples.
+            and ``tokenizer``. It may have ``describe_row(epoch, row)``, which names a row's examples.
         folder: Where metrics, checkpoints and the model go.
         build_model: Instead of ``models.load.load_model``.
         export: Write ``RUN_DIR/model`` when the last step is done.
@@ -107,8 +106,7 @@ def fit(
     metrics = Metrics(folder.metrics_file, config.trainer.log_every_n_steps, plan, describe_row)
     checkpoints = Checkpoints(folder.checkpoints, config, layout_of(config), metrics, source)
     interrupt = Interrupt(checkpoints)
-    names, val_names = datamodule.source_names, getattr(datamodule, "val_source_names", None)
-    module = MODULES[config.objective](config, total_steps, build_model, names, val_names)
+    module = MODULES[config.objective](config, total_steps, build_model, datamodule.source_names)
     callbacks: list[L.Callback] = [
         TrainMode(),
         *map(instantiate, config.callbacks.values()),

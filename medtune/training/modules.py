@@ -38,9 +38,8 @@ class LanguageModelModule(L.LightningModule):
         config: The settled configuration.
         total_steps: Optimizer steps of the whole fit, which the schedule is stretched over.
         build_model: Makes the network, in any mode, on the CPU. Default: ``models.load.load_model``.
-        source_names: Of the training rows, in the order of the batches' ``source_ids``. Losses by source
-            are kept when there are several.
-        val_source_names: Of the validation rows. Default: the same.
+        source_names: Of the data, in the order of the batches' ``source_ids``. Losses by source are kept
+            when there are several.
     """
 
     def __init__(
@@ -49,7 +48,6 @@ class LanguageModelModule(L.LightningModule):
         total_steps: int,
         build_model: Callable[[], nn.Module] | None = None,
         source_names: Sequence[str] = (),
-        val_source_names: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -60,11 +58,10 @@ class LanguageModelModule(L.LightningModule):
         # An adapter's checkpoint leaves the frozen base out, so loading cannot insist on every key.
         self.strict_loading = config.adapter.name == "none"
         self.step_sum: Tensor | float = 0.0
-        by_source = len(source_names) > 1
-        self.step_sources = SourceSums(source_names if by_source else ())
+        names = source_names if len(source_names) > 1 else ()
+        self.step_sources = SourceSums(names)
         self.val_sums: Tensor | None = None
-        val_source_names = source_names if val_source_names is None else val_source_names
-        self.val_sources = SourceSums(val_source_names if by_source else ())
+        self.val_sources = SourceSums(names)
         self.val_results: dict[str, float] = {}
         self.grad_norm: Tensor | None = None
         self.seen_rows: list[SeenRows] = []

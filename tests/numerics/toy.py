@@ -101,7 +101,6 @@ class ToyData:
     shuffle_seed: int | None = None
     val_rows: list[Row] = field(default_factory=list)
     source_names: list[str] = field(default_factory=lambda: ["toy"])
-    val_source_names: list[str] | None = None
     sizes: list[int] | None = None
     tokenizer: Any = field(default_factory=ToyTokenizer)
     seen: list[list[int]] = field(default_factory=list)
@@ -115,18 +114,16 @@ class ToyData:
         return StepPlan(split, self.rows_per_step, self.micro_batch_size, self.world_size)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        return self._loader(self.step_plan, self.shuffle_seed, self.seen, self.source_names)
+        return self._loader(self.step_plan, self.shuffle_seed, self.seen)
 
     def val_dataloader(self) -> Any:
         if not self.val_rows:
             return []
         per_step = self.micro_batch_size * self.world_size
         plan = StepPlan(ToySplit(self.val_rows), per_step, self.micro_batch_size, self.world_size)
-        return self._loader(plan, None, [], self.val_source_names or self.source_names)
+        return self._loader(plan, None, [])
 
-    def _loader(
-        self, plan: StepPlan, seed: int | None, seen: list[list[int]], names: list[str]
-    ) -> DataLoader[Any]:
+    def _loader(self, plan: StepPlan, seed: int | None, seen: list[list[int]]) -> DataLoader[Any]:
         def collate(items: list[tuple[int, int, int]]) -> dict[str, Any]:
             epoch, numbers = items[0][0], [row for _, row, _ in items]
             seen.append(numbers)
@@ -137,7 +134,7 @@ class ToyData:
                 "step_tokens": items[0][2],
                 "epoch": epoch,
                 "rows": numbers,
-                "sources": len(names),
+                "sources": len(self.source_names),
             }
 
         sampler = StepSampler(plan, self.global_rank, seed)
