@@ -6,6 +6,7 @@ vocabulary in Qwen's layout and a sentencepiece model, both trained on the sampl
 
 import gzip
 import json
+import os
 import resource
 import sys
 import tempfile
@@ -37,6 +38,7 @@ QWEN = (  # where Qwen-2's tokenizer cuts words
 
 
 def main() -> None:
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling our modules is nothing a user waits for twice
     make_inputs()
     figures = [*tokenising(), *preparing(), *packing(), *near_duplicates()]
     report("data", figures)
