@@ -18,7 +18,7 @@ from medtune.data.shingles import Hashes, Ints, ShingleSets, TemporaryArray, is_
 NUM_BINS = 256
 BIN_SHIFT = np.uint32(24)
 LEAST_FOUND = 0.95  # of pairs exactly as similar as the threshold; of more similar ones more
-DONOR_TRIES = 24
+DONOR_TRIES = 12
 CHECKED = 128  # values of which a byte is kept
 BLOCK = 2048  # documents whose signatures are made and stored together
 

@@ -257,6 +257,7 @@ def test_what_is_frequent_in_one_source_is_so_in_another(tmp_path, monkeypatch):
     assert dropped([*records, *copies], tmp_path, sources=[300, 3]) == {300: 0, 301: 1, 302: 2}
     others = [some_text(rng, 20) for _ in range(7000)]
     assert dropped([*others, *records], tmp_path, sources=[7000, 300]) == {}
+    assert dropped([*records, *others], tmp_path, sources=[300, 7000]) == {}
     # Of 7300 documents of one source 365 must share a 5-gram before it is skeleton.
     assert len(dropped([*others, *records], tmp_path, sources=[7300])) >= 298
 
