@@ -367,6 +367,14 @@ def test_epochs_show_other_documents_of_an_undersampled_source(stores):
     assert last[1] & last[3]
 
 
+def test_documents_of_every_epoch_meet_others_in_their_rows():
+    parts = [make_part([plain(3)] * 64, name, weight=weight) for name, weight in (("a", 1), ("b", 0.5))]
+    split = split_of(*parts, sequence_length=6, mix_by="epochs")
+    pairs = [split.rows_of(epoch).document.reshape(-1, 2).tolist() for epoch in range(2)]
+    always_shown = [{frozenset(pair) for pair in epoch if max(pair) < 64} for epoch in pairs]
+    assert len(always_shown[0] & always_shown[1]) < len(always_shown[0]) / 2
+
+
 def test_a_source_draws_the_same_documents_whatever_is_mixed_with_it(stores):
     a, b, c = weighted([stores[0]] * 3, [0.5, 0.25, 0.125])
     b, c = replace(b, name="b"), replace(c, name="c")
