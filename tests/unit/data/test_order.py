@@ -12,7 +12,7 @@ from medtune.data.order import NO_ROW, StepPlan, StepSampler
 
 @dataclass
 class Counted:
-    """Rows of which the r-th of epoch e teaches ``100 * e + r + 1`` tokens; after the last one they repeat."""
+    """Rows of which the r-th of epoch e teaches ``100 * e + r + 1`` tokens; later epochs repeat these."""
 
     sizes: list[int]
 
