@@ -1,16 +1,17 @@
 """The rules between settings about data: sources, mixes, splits, filters."""
 
 import math
+import re
 from collections.abc import Iterator
 
 from medtune.config.load import show
 from medtune.config.paths import splits_answered
+from medtune.config.roles import role_problems
 from medtune.config.schema import Config, DataConfig, SourceConfig
 from medtune.config.sources import sources_of
 from medtune.config.suggest import did_you_mean, nearest
 from medtune.runtime.errors import ConfigError
 
-ROLES = ("user", "assistant", "system")
 TASKS_OF_ROWS = ("train", "prepare")
 
 
@@ -45,15 +46,12 @@ def source_problems(source: SourceConfig, prefix: str) -> Iterator[str]:
         value = getattr(source, key)
         if value is not None and value < 1:
             yield f"{prefix}.{key}={show(value)} must be at least 1"
-    for key in ("subset", "revision"):
+    for key in ("subset", "revision", "folder"):
         if getattr(source, key) is not None and source.hub is None:
             yield f"{prefix}.{key}={getattr(source, key)} belongs to a hub data set; set {prefix}.hub=ID too"
     if source.streaming and source.hub is None:
         yield f"{prefix}.streaming=true reads a hub data set; local files are always streamed: leave it out"
-    for spelling, role in source.roles.items():
-        if role not in ROLES:
-            meant = did_you_mean(nearest(role, ROLES))
-            yield f"{prefix}.roles.{spelling}={role} is none of {', '.join(ROLES)}{meant}"
+    yield from role_problems(source.roles, f"{prefix}.roles")
     yield from filter_problems(source, f"{prefix}.filter")
 
 
@@ -69,6 +67,11 @@ def filter_problems(source: SourceConfig, prefix: str) -> Iterator[str]:
             f"{prefix}.min_chars={limits.min_chars} is above {prefix}.max_chars={limits.max_chars}; "
             "no record could stay"
         )
+    for key in ("match", "exclude"):
+        try:
+            re.compile(getattr(limits, key) or "")
+        except re.error as error:
+            yield f"{prefix}.{key}={getattr(limits, key)} is no regular expression: {error}"
     for key in ("min_language_share", "max_repeated_share"):
         value = getattr(limits, key)
         if value is not None and not 0 <= value <= 1:
@@ -147,7 +150,7 @@ def split_problems(config: Config, sources: dict[str, SourceConfig]) -> Iterator
     has = {name: list(source.splits) for name, source in sources.items()}
     if config.task in TASKS_OF_ROWS:
         for name, source in sources.items():
-            if "train" not in source.splits and source.dataset is None:
+            if "train" not in source.splits and source.dataset is None and source.hub is None:
                 prefix = f"data.sources.{name}" if config.data.mix else "data"
                 yield (
                     f"task={config.task} needs {prefix}.splits.train=FILE; data={name} has "

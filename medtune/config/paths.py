@@ -63,11 +63,16 @@ def settle_source_paths(source: dict[str, Any], start: Path) -> None:
             source["hub"] = absolute(source["hub"], start)
         return
     splits = source.get("splits")
-    for split, value in splits.items() if isinstance(splits, dict) else ():
-        if isinstance(value, str) and not (source.get("dir") and exists(Path(source["dir"]) / value)):
-            elsewhere = Path(absolute(value, start))
-            if exists(elsewhere) or not source.get("dir"):
-                splits[split] = str(elsewhere)
+    if isinstance(splits, dict):
+        source["splits"] = {split: place(value, source.get("dir"), start) for split, value in splits.items()}
+
+
+def place(value: Any, folder: str | None, start: Path) -> Any:
+    """A split's value: as it is when it lies in ``folder``, else its path from ``start`` when it is there."""
+    if not isinstance(value, str) or (folder and exists(Path(folder) / value)):
+        return value
+    elsewhere = absolute(value, start)
+    return elsewhere if exists(Path(elsewhere)) or not folder else value
 
 
 def assign(config: Config, key: str, value: str) -> None:

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 
+from medtune.config.suggest import did_you_mean, nearest
+
 ROLES = ("system", "user", "assistant")
 
 SPELLINGS = {
@@ -22,4 +24,4 @@ def role_problems(roles: Mapping[str, str], key: str = "data.roles") -> Iterator
     """What is wrong with ``data.roles``."""
     for spelling, role in roles.items():
         if role not in ROLES:
-            yield f"{key}.{spelling}={role} is none of {', '.join(ROLES)}"
+            yield f"{key}.{spelling}={role} is none of {', '.join(ROLES)}{did_you_mean(nearest(role, ROLES))}"

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from medtune.config.columns import FORMAT_COLUMNS
 from medtune.config.schema import Config
 
 MODEL = ("model", "adapter", "quantization", "weights")
@@ -39,23 +40,14 @@ ROWS = (
 )
 # Keys that describe one data set, and therefore nothing in a mix.
 OF_ONE_SOURCE = (
-    *("data.dir", "data.origin", "data.hub", "data.subset", "data.revision", "data.streaming"),
+    *("data.dir", "data.origin", "data.hub", "data.subset", "data.revision", "data.folder", "data.streaming"),
     *("data.dataset", "data.sha1", "data.splits", "data.columns", "data.roles", "data.objective"),
     *("data.weight", "data.max_passes"),
 )
 # Which formats read a column.
 COLUMN_READERS = {
-    "text": ("text",),
-    "instruction": ("pair", "alpaca", "preference"),
-    "query": ("pair", "alpaca", "preference"),
-    "response": ("pair", "alpaca"),
-    "system": ("alpaca", "messages", "preference"),
-    "history": ("alpaca", "preference"),
-    "messages": ("messages", "preference"),
-    "role": ("messages", "preference"),
-    "content": ("messages", "preference"),
-    "chosen": ("preference",),
-    "rejected": ("preference",),
+    column: tuple(name for name, columns in FORMAT_COLUMNS.items() if column in columns)
+    for column in dict.fromkeys(column for columns in FORMAT_COLUMNS.values() for column in columns)
 }
 # Keys of a template about conversations; documents have ``start`` and ``text``.
 PIECES = tuple(
@@ -93,6 +85,15 @@ class Idle:
     why: Callable[[Config], str]
 
 
+def idle_column(column: str, formats: tuple[str, ...]) -> Idle:
+    """The name of a column that only some formats read."""
+    return Idle(
+        (f"data.columns.{column}",),
+        lambda config: config.data.format not in ("auto", *formats),
+        lambda config: f"data.format={config.data.format}",
+    )
+
+
 IDLE = (
     Idle(
         ("adapter.rank", "adapter.alpha", "adapter.dropout", "adapter.target_modules"),
@@ -120,14 +121,7 @@ IDLE = (
         lambda config: config.trainer.max_steps is not None,
         lambda config: f"trainer.max_steps={config.trainer.max_steps}",
     ),
-    *(
-        Idle(
-            (f"data.columns.{column}",),
-            lambda config, formats=formats: config.data.format not in ("auto", *formats),
-            lambda config: f"data.format={config.data.format}",
-        )
-        for column, formats in COLUMN_READERS.items()
-    ),
+    *(idle_column(column, formats) for column, formats in COLUMN_READERS.items()),
     Idle(
         ("data.roles",),
         lambda config: config.data.format not in ("auto", "messages", "preference"),

@@ -116,15 +116,14 @@ def held_out(store: TokenStore, source: SourceConfig) -> NDArray[np.bool_]:
     if not size:
         return np.zeros(len(store), dtype=bool)
     if size < 1:
-        limit = np.uint64(int(size * 2**64))
-        return prompts < limit
+        return np.asarray(prompts < np.uint64(int(size * 2**64)))
     if size >= len(store):
         raise ValueError(
             f"data.validation_size={size:.0f} leaves nothing of {source.name} to learn: it has {len(store)} "
             "examples"
         )
     last = np.partition(prompts, int(size) - 1)[int(size) - 1]
-    return prompts <= last
+    return np.asarray(prompts <= last)
 
 
 def held_out_splits(data: DataConfig, validation: list[Part], cache: Path) -> dict[str, Fingerprints]:

@@ -79,18 +79,24 @@ class RunFolder:
 
 def write_text(path: Path, text: str) -> None:
     """Writes ``text`` so that a reader finds the old file or the whole new one, never a part."""
+    write_pieces(path, [text])
+
+
+def write_pieces(path: Path, pieces: Iterable[str]) -> None:
+    """As :func:`write_text`, but takes the text piece by piece, so that it need not fit into memory."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with aside.open("w", encoding="utf-8") as file:
-            file.write(text)
+            file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
     except OSError as error:
+        raise disk_error(path, error) from error
+    finally:
         with suppress(OSError):  # on a disk that cannot be written there is nothing to remove
             aside.unlink(missing_ok=True)
-        raise disk_error(path, error) from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -100,7 +106,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes one JSON object per line, atomically; see :func:`write_text`."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_pieces(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def read_json(path: Path) -> Any:

@@ -83,7 +83,9 @@ def test_a_run_folder_explains_the_run(run_dir):
     assert set(scores["splits"]["test"]) == {"model", "trivial"}
     assert len(records(run_dir / "predictions" / "test.jsonl")) == 12
     report = json.loads((run_dir / "data_report.json").read_text())["splits"]["train"]
-    assert report["documents"] == 60
+    assert report["sources"]["sample"]["documents"] == {"read": 60, "dropped": {}, "kept": 60}
+    for name in ("data_report.md", "plots/data.png"):
+        assert (run_dir / name).stat().st_size, name
 
 
 def test_the_export_answers_as_the_checkpoint_in_plain_transformers(run_dir):
