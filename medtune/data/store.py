@@ -35,6 +35,7 @@ TOKENS = "tokens.arrow"
 DROPPED = "dropped.jsonl"
 META = "meta.json"
 BLOCK = 1 << 22
+CHUNKS_PER_BATCH = 8  # opening a store costs time and mapped pages per batch, writing it memory
 
 
 @dataclass(frozen=True)
@@ -253,14 +254,26 @@ def write_store(
             pa.ipc.new_file(sink, SCHEMA) as writer,
             (aside / DROPPED).open("w", encoding="utf-8") as dropped,
         ):
+            waiting: list[pa.RecordBatch] = []
             for chunk in chunks:
-                if len(chunk):
-                    writer.write_batch(to_record_batch(chunk))
                 write_dropped(dropped, chunk.dropped, files)
                 counts.add(chunk, eos_id)
+                waiting.append(to_record_batch(chunk))
+                if len(waiting) == CHUNKS_PER_BATCH:
+                    write_together(writer, waiting)
+                    waiting = []
+            write_together(writer, waiting)
         meta = {**asdict(counts), **about, "files": list(files), "key": dict(key.parts)}
         digests = {name: file_digest(aside / name) for name in (TOKENS, DROPPED)}
         write_json(aside / META, {**meta, "digests": {**digests, META: meta_digest(meta)}})
+
+
+def write_together(writer: pa.RecordBatchFileWriter, batches: Sequence[pa.RecordBatch]) -> None:
+    """Writes batches as one."""
+    table = pa.Table.from_batches(batches, schema=SCHEMA).combine_chunks()
+    for batch in table.to_batches():
+        if batch.num_rows:
+            writer.write_batch(batch)
 
 
 def to_record_batch(chunk: EncodedChunk) -> pa.RecordBatch:
