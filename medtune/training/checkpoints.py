@@ -35,7 +35,12 @@ STEP_FOLDER = re.compile(r"step-(\d+)")
 FIXED = (
     "seed", "objective", "data.global_batch_size", "trainer.precision", "optim.name", "optim.lr",
     "optim.betas", "optim.eps", "optim.weight_decay", "adapter.name", "adapter.rank", "quantization.name",
+    # Which rows a step shows.
+    "data.sequence_length", "data.packing", "data.pack_groups", "data.overlong", "data.max_examples",
+    "data.max_tokens", "data.validation_size", "data.filter", "data.dedup", "data.dedup_threshold",
+    "data.contamination", "data.mix", "data.mix_by", "data.mix_temperature", "data.mix_stop", "data.sources",
 )  # fmt: skip
+PLACES = ("dir", "origin", "hub", "splits")  # keys of a source that say where its files are
 
 
 @dataclass(frozen=True)
@@ -145,10 +150,12 @@ def choose_checkpoint(resume: str, folder: Path) -> Checkpoint | None:
 def resume_problems(checkpoint: Checkpoint, config: Config, layout: str, world_size: int) -> list[str]:
     """Reasons why a run as configured cannot go on from ``checkpoint``."""
     now, then = asdict(config), checkpoint.config
+    # A mix over steps is drawn for their number.
+    fixed = (*FIXED, "trainer.max_steps") if config.data.mix and config.data.mix_stop == "steps" else FIXED
     problems = [
         f"{key}={_lookup(now, key)} but {checkpoint.path} was written with {_lookup(then, key)}; "
         "its state belongs to that value"
-        for key in FIXED
+        for key in fixed
         if _lookup(now, key) != _lookup(then, key)
     ]
     if layout != checkpoint.layout:
@@ -167,6 +174,11 @@ def resume_problems(checkpoint: Checkpoint, config: Config, layout: str, world_s
 def _lookup(values: Mapping[str, Any], key: str) -> Any:
     for part in key.split("."):
         values = values.get(part, {})
+    if key == "data.sources":  # their files may have moved
+        return {
+            name: {inner: value for inner, value in source.items() if inner not in PLACES}
+            for name, source in values.items()
+        }
     return values
 
 

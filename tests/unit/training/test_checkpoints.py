@@ -1,14 +1,17 @@
 import random
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
 
+from medtune.config.schema import Config, DataConfig, TrainerConfig
 from medtune.runtime.errors import ConfigError
-from medtune.runtime.record import write_json
+from medtune.runtime.record import read_json, write_json
 from medtune.training.checkpoints import (
     choose_checkpoint,
     open_checkpoint,
+    resume_problems,
     rng_state,
     set_rng_state,
     whole_checkpoints,
@@ -32,6 +35,40 @@ def test_the_newest_whole_one_is_chosen_by_its_step_not_its_name(tmp_path):
     (tmp_path / "notes").mkdir()
     assert [checkpoint.global_step for checkpoint in whole_checkpoints(tmp_path)] == [9, 10]
     assert choose_checkpoint("auto", tmp_path).global_step == 10
+
+
+A_MIX = DataConfig(mix=["a"], sources={"a": {"dir": "here", "weight": 1.0}})
+
+
+@pytest.mark.parametrize(
+    ("now", "problem"),
+    [
+        pytest.param(A_MIX, None, id="same"),
+        pytest.param(replace(A_MIX, sources={"a": {"dir": "moved", "weight": 1.0}}), None, id="files_moved"),
+        pytest.param(replace(A_MIX, cache_dir="x", num_workers=1), None, id="where_and_how"),
+        pytest.param(replace(A_MIX, packing="none"), "data.packing=none but", id="packing"),
+        pytest.param(replace(A_MIX, sequence_length=7), "data.sequence_length=7 but", id="length"),
+        pytest.param(replace(A_MIX, sources={"a": {"weight": 2.0}}), "data.sources=", id="weight"),
+        pytest.param(replace(A_MIX, mix=["a", "b"]), "data.mix=", id="another_source"),
+    ],
+)
+def test_a_resumed_run_must_show_the_same_rows(tmp_path, now, problem):
+    path = make_checkpoint(tmp_path, 1)
+    mark = read_json(path / "checkpoint.json")
+    write_json(path / "checkpoint.json", {**mark, "config": asdict(Config(data=A_MIX))})
+    found = resume_problems(open_checkpoint(path), Config(data=now), "file", 1)
+    assert [text.startswith(str(problem)) for text in found] == ([] if problem is None else [True])
+
+
+def test_a_mix_over_steps_is_resumed_for_as_many(tmp_path):
+    data = replace(A_MIX, mix_stop="steps")
+    path = make_checkpoint(tmp_path, 1)
+    config = Config(data=data, trainer=TrainerConfig(max_steps=9))
+    write_json(path / "checkpoint.json", {**read_json(path / "checkpoint.json"), "config": asdict(config)})
+    longer = replace(config, trainer=TrainerConfig(max_steps=10))
+    assert resume_problems(open_checkpoint(path), config, "file", 1) == []
+    [problem] = resume_problems(open_checkpoint(path), longer, "file", 1)
+    assert problem.startswith("trainer.max_steps=10 but")
 
 
 def test_auto_without_any_starts_anew(tmp_path):
