@@ -172,13 +172,14 @@ class ChunkEncoder:
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded | str]:
         """The ids of each example, or why it has none."""
-        learn = self.source.learn_thinking
         try:
-            return [*self.template.encode(examples, learn_thinking=learn)]
+            return [*self.template.encode(examples, learn_thinking=self.source.learn_thinking)]
         except ValueError:
-            if self.source.on_error == "raise":
-                raise
-        return [self.encode_one(example) for example in examples]
+            found = [self.encode_one(example) for example in examples]
+        for example, row in zip(examples, found, strict=True):
+            if isinstance(row, str) and self.source.on_error == "raise":
+                raise ValueError(f"{example.where}: {row}")
+        return found
 
     def encode_one(self, example: Example) -> Encoded | str:
         """The ids of one example, or why it has none."""

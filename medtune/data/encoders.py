@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 # of thought (a Rust panic) between 10**5 and 10**6 of them.
 LONGEST_SPACE = 50_000
 SPACES = re.compile(rf"\s{{{LONGEST_SPACE}}}")
+# From 10**7 on tokenizers' regular expressions give up in the same way.
+MOST_SPACES = 1_000_000
+TOO_MANY_SPACES = re.compile(rf"\s{{{MOST_SPACES}}}")
 # Baichuan's turn marks (<reserved_106> and the like) are user-defined pieces: sentencepiece would find
 # them in any text.
 CONTROL_PIECE = re.compile(r"<reserved_\d+>")
@@ -139,7 +142,16 @@ class BackendEncoder(Stateless):
         return backend
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text alone."""
+        """Ids of each text alone.
+
+        Raises:
+            ValueError: A text has a run of a million spaces, which no tokenizer is made for.
+        """
+        for text in texts:
+            if len(text) >= MOST_SPACES and TOO_MANY_SPACES.search(text):
+                raise ValueError(
+                    f"{MOST_SPACES:,} white space characters in a row, which cannot be tokenised"
+                )
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 

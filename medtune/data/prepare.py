@@ -35,6 +35,7 @@ __all__ = ["TokenizerSource", "prepare_split", "tokenizer_source"]
 
 ENCODER_VERSION = "2"  # raise it when the same input would give other ids, spans or fingerprints
 RECORDS_COMPARED = 256  # on which a fast encoder is compared with the tokenizer itself at every build
+CHARACTERS_COMPARED = 10_000  # of a text
 
 log = logging.getLogger(__name__)
 
@@ -154,11 +155,11 @@ def rare_collections() -> Iterator[None]:
 
 
 def first_texts(encode: ChunkEncoder, split: str) -> list[str]:
-    """What is said in the first records that can be read."""
+    """What is said in the first records that can be read, long texts cut."""
     records = islice(raw_records(encode.source, split), RECORDS_COMPARED)
     lenient = replace(encode, source=replace(encode.source, on_error="skip"))
     examples = lenient.examples(starmap(Record, records), [])
-    return [turn.text for _, example in examples for turn in example.turns]
+    return [turn.text[:CHARACTERS_COMPARED] for _, example in examples for turn in example.turns]
 
 
 def encoded_chunks(

@@ -59,7 +59,7 @@ class Done:
     count: int = 0
     tokens: int = 0
     share: float | None = None
-    started: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=lambda: time.monotonic())
 
     def add(self, count: int, tokens: int, share: float | None) -> None:
         """Counts what was done since the last call."""

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from medtune.config.schema import ColumnsConfig, FilterConfig, ModelConfig, SourceConfig, TemplateConfig
 from medtune.data.content import content_of, fingerprint, prompt_of
@@ -249,6 +251,22 @@ def test_what_the_template_cannot_render_is_an_error_of_the_record(source, prepa
     (entry,) = map(json.loads, (store.folder / DROPPED).read_text().splitlines())
     assert (entry["line"], entry["cause"]) == (2, "error")
     assert entry["reason"].startswith("a system prompt, but template=plain")
+
+
+def test_what_cannot_be_tokenised_is_an_error_of_the_record(source, prepare, byte_level):
+    endless = {**RECORDS[1], "answer": " " * 1_000_001 + "x"}
+    (Path(source.dir) / "train.jsonl").write_text(lines_of([RECORDS[0], endless]))
+    with pytest.raises(ValueError, match=r"train\.jsonl:2: 1,000,000 white space characters in a row"):
+        prepare(source, tokenizer=byte_level)
+    assert prepare(replace(source, on_error="skip"), tokenizer=byte_level).meta["dropped"] == {"error": 1}
+
+
+@pytest.fixture
+def byte_level():
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE({character: i for i, character in enumerate(alphabet)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return TokenizerSource.of(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>"))
 
 
 def test_max_examples_counts_what_is_read(source, prepare):
