@@ -12,6 +12,7 @@ FORMAT_COLUMNS: dict[str, dict[str, tuple[str, ...]]] = {
     "preference": {
         **{"chosen": ("chosen",), "rejected": ("rejected",), "messages": ("conversations", "messages")},
         **SINGLE,
+        "instruction": ("instruction", "prompt", "question"),
         **BEFORE,
         **TURN,
     },

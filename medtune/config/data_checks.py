@@ -150,7 +150,8 @@ def split_problems(config: Config, sources: dict[str, SourceConfig]) -> Iterator
     has = {name: list(source.splits) for name, source in sources.items()}
     if config.task in TASKS_OF_ROWS:
         for name, source in sources.items():
-            if "train" not in source.splits and source.dataset is None and source.hub is None:
+            is_named_elsewhere = source.dataset or source.hub or source.name == "dataset_info"
+            if "train" not in source.splits and not is_named_elsewhere:
                 prefix = f"data.sources.{name}" if config.data.mix else "data"
                 yield (
                     f"task={config.task} needs {prefix}.splits.train=FILE; data={name} has "

@@ -218,12 +218,14 @@ def plain(value: Any) -> Any:
 
 
 def rewritten(override: Override, groups: Mapping[str, list[str]]) -> str:
-    """The override as Hydra must see it: ``++`` inside open nodes, no sign anywhere else."""
+    """The override as Hydra must see it: ``++`` for open nodes and what is in them, no sign anywhere else."""
     text = str(override.input_line)
     if override.is_delete() or is_hydra(override):
         return text
-    bare = text.lstrip("+")
-    return f"++{bare}" if open_node(override.key_or_group) else bare
+    name, bare = override.key_or_group, text.lstrip("+")
+    key = schema_keys().get(name)
+    is_whole_node = key is not None and key.is_open and name not in groups
+    return f"++{bare}" if open_node(name) or is_whole_node else bare
 
 
 def single_values(overrides: Iterable[str], *, last: bool = False) -> list[str]:

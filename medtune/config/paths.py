@@ -143,7 +143,7 @@ def data_problems(config: Config) -> Iterator[str]:
         except (ConfigError, ValueError):
             continue  # data_checks says so
         prefix = f"data.sources.{source.name}" if config.data.mix else "data"
-        if source.dataset is None and source.hub is None and inner in source.splits:
+        if source.hub is None and inner in source.splits:
             problems += file_problems(source, inner, prefix)
     yield from dict.fromkeys(problems)  # a folder that is not there concerns every split
 

@@ -101,7 +101,8 @@ class ColumnsConfig:
     text: str | None = None
     """``text``: the document (text)."""
     instruction: str | None = None
-    """``pair`` (instruct) and ``alpaca``, ``preference`` (instruction): what is asked."""
+    """``pair`` (instruct), ``alpaca`` (instruction), ``preference`` (instruction, prompt or question): what
+    is asked."""
     query: str | None = None
     """``pair`` (query) and ``alpaca``, ``preference`` (input): what the instruction is about; joined to it
     with a line break when it is not empty."""

@@ -201,7 +201,7 @@ def character_ranks(model: Mapping[str, Any]) -> Ranks:
         raise Unsuited("it looks whole pieces up")
     characters = [token.encode() for token in model["vocab"] if len(token) == 1]
     alphabet = [bytes([byte]) for byte in range(256)]
-    starts = sorted({token[:n] for token in characters for n in range(2, len(token))}, key=len)
+    starts = sorted({token[:n] for token in characters for n in range(2, len(token))})
     long = [token for token in characters if len(token) > 1]
     ranks = {token: rank for rank, token in enumerate((*alphabet, *starts, *long, *order))}
     check_merges(ranks, order, whole_pieces=False)
@@ -288,23 +288,21 @@ def is_crossed(
     """
     if made.get(left, ()) is None or made.get(right, ()) is None:
         return True  # one of them never stands
-    starts = list(edges(right, limit, ranks, made, 0))
-    for end, end_born, end_gone in edges(left, limit, ranks, made, 1):
-        for start, start_born, start_gone in starts:
-            if max(end_born, start_born) < min(end_gone, start_gone):
-                rank = ranks.get(end + start, limit)
-                if rank < end_gone and rank <= start_gone and rank < limit:
-                    return True
+    starts = [*edges(right, limit, ranks, made, 0)]
+    for end, end_gone in edges(left, limit, ranks, made, 1):
+        for start, start_gone in starts:
+            rank = ranks.get(end + start, limit)
+            if rank < end_gone and rank <= start_gone and rank < limit:
+                return True
     return False
 
 
 def edges(
     token: bytes, limit: int, ranks: Mapping[bytes, int], made: Mapping[bytes, Pair | None], side: int
-) -> Iterator[tuple[bytes, int, int]]:
-    """What stands at one side (0: left) of a token while it comes about: (token, from rank, to rank)."""
+) -> Iterator[tuple[bytes, int]]:
+    """What stands at one side (0: left) of a token while it comes about, and the rank that ends each."""
     gone = limit
     while pair := made.get(token):
-        born = ranks[token]
-        yield token, born, gone
-        token, gone = pair[side], born
-    yield token, -1, gone
+        yield token, gone
+        token, gone = pair[side], ranks[token]
+    yield token, gone

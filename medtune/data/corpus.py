@@ -57,7 +57,7 @@ def build_corpus(config: Config, tokenizer: TokenizerSource) -> Corpus:
     train, validation = [], []
     for source in sources_of(data).values():
         store = prepare_split(source, TRAIN, config.template, tokenizer, cache, data.prepare_workers)
-        held = held_out(store, source)
+        held = held_out(store, source, key_of(data, source.name, "validation_size"))
         fates = np.where(held, Fate.VALIDATION, Fate.KEPT).astype(np.uint8)
         train.append(Part(source.name, TRAIN, source, store, objective_of(config, source), fates))
         if VALIDATION in source.splits:
@@ -97,33 +97,64 @@ def pack_splits(config: Config, train: list[Part], validation: list[Part]) -> di
 
 
 def objective_of(config: Config, source: SourceConfig) -> str:
-    """What is learned of a source: the run's objective; in a mix its own, and ``pretrain`` of texts."""
-    if not config.data.mix:
-        return config.objective
-    is_text = source.format == "text" or (
-        source.format == "auto" and reader_of(source, TRAIN, needs_response=True).format == "text"
+    """What is learned of a source: the run's objective; in a mix its own, and ``pretrain`` of texts.
+
+    Raises:
+        ValueError: Responses are to be learned of a text, which has none.
+    """
+    objective = source.objective if config.data.mix and source.objective else config.objective
+    if objective == "pretrain" or not is_text(source):
+        return objective
+    if config.data.mix and source.objective is None:
+        return "pretrain"
+    key = f"data.sources.{source.name}.objective" if config.data.mix else "objective"
+    raise ValueError(
+        f"{key}=sft learns responses, but {source.name} ({source.splits[TRAIN]}) is text, which has none; "
+        f"set {key}=pretrain"
     )
-    return source.objective or ("pretrain" if is_text else config.objective)
 
 
-def held_out(store: TokenStore, source: SourceConfig) -> NDArray[np.bool_]:
+def is_text(source: SourceConfig) -> bool:
+    """Whether a source holds documents rather than prompts and responses."""
+    if source.format != "auto":
+        return source.format == "text"
+    return reader_of(source, TRAIN, needs_response=True).format == "text"
+
+
+def held_out(store: TokenStore, source: SourceConfig, key: str) -> NDArray[np.bool_]:
     """Which documents ``validation_size`` holds out, by their prompts alone.
 
     Equal prompts share a side, and no other record decides about a share; a number takes those with the
     smallest fingerprints.
+
+    Args:
+        store: All documents.
+        source: ``validation_size``.
+        key: Its name in messages.
+
+    Raises:
+        ValueError: Nothing would be left to learn.
     """
-    size, prompts = source.validation_size, store.prompts
-    if not size:
-        return np.zeros(len(store), dtype=bool)
+    size, count = source.validation_size, len(store)
+    if not size or not count:
+        return np.zeros(count, dtype=bool)
+    held = smallest_prompts(store.prompts, size)
+    if held.all():
+        raise ValueError(
+            f"{key}={size:g} leaves nothing of {source.name} to learn: it has {count} examples, and equal "
+            "prompts stay together; choose less"
+        )
+    if not held.any():
+        log.warning("data: %s=%g holds out none of the %d examples of %s", key, size, count, source.name)
+    return held
+
+
+def smallest_prompts(prompts: NDArray[np.uint64], size: float) -> NDArray[np.bool_]:
+    """Those below a share of all possible fingerprints, or so many of the smallest and what equals them."""
     if size < 1:
         return np.asarray(prompts < np.uint64(int(size * 2**64)))
-    if size >= len(store):
-        raise ValueError(
-            f"data.validation_size={size:.0f} leaves nothing of {source.name} to learn: it has {len(store)} "
-            "examples"
-        )
-    last = np.partition(prompts, int(size) - 1)[int(size) - 1]
-    return np.asarray(prompts <= last)
+    place = min(int(size), len(prompts)) - 1
+    return np.asarray(prompts <= np.partition(prompts, place)[place])
 
 
 def held_out_splits(data: DataConfig, validation: list[Part], cache: Path) -> dict[str, Fingerprints]:
@@ -145,6 +176,7 @@ def held_out_splits(data: DataConfig, validation: list[Part], cache: Path) -> di
 def is_there(source: SourceConfig, split: str) -> bool:
     """Whether a split that nothing needs can be read."""
     if source.hub is not None:
+        log.info("data: %s of %s, on the hub, is not compared with training", split, source.name)
         return False
     try:
         return bool(split_files(source, split))

@@ -105,7 +105,7 @@ class TiktokenEncoder(Stateless):
         for part in self._added_pattern.split(text):
             if part in self._added_ids:
                 ids.append(self._added_ids[part])
-            elif part:
+            else:
                 ids += self._encode_plain(part)
         return ids
 

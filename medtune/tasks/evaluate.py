@@ -128,8 +128,8 @@ def refuse_withheld(examples: Sequence[Example], references: str) -> None:
     turns = (turn for example in examples for turn in example.turns)
     if not any(turn.text.strip() for turn in turns if turn.role == "response"):
         raise ValueError(
-            f"{references} holds no responses to score against; choose another split with generate.split=NAME or "
-            "data.eval_splits=[NAME], or task=generate to write predictions only"
+            f"{references} holds no responses to score against; choose another split with "
+            "generate.split=NAME or data.eval_splits=[NAME], or task=generate to write predictions only"
         )
 
 

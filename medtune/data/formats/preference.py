@@ -90,14 +90,20 @@ def side_turns(value: Any, columns: Columns, roles: Mapping[str, str], what: str
 def context_of(shared: Turns, record: Record, columns: Columns, roles: Mapping[str, str]) -> Turns:
     """What is answered: ``shared`` turns of both sides, a conversation, or an instruction."""
     what = f"field {columns['chosen'].name!r}"
-    has_prompt = bool(columns["instruction"].name_in(record))
+    prompt = columns["instruction"].name_in(record)
     if shared:
-        if has_prompt and record[columns["instruction"].name] != shared[-1].text:
+        if prompt and record[prompt] != shared[-1].text:
             raise ValueError(
-                f"{what} has a prompt of its own beside field {columns['instruction'].name!r}, and they "
-                'differ; set data.columns.instruction="" to read the conversation alone'
+                f"{what} has a prompt of its own beside field {prompt!r}, and they differ; set "
+                'data.columns.instruction="" to read the conversation alone'
             )
         context = check_order(with_system(shared, record, columns, what), what)
+    elif prompt and isinstance(record[prompt], list):
+        what = f"field {prompt!r}"
+        items = enumerate(record[prompt], start=1)
+        turns = tuple(turn_of(item, columns, roles, f"{what}, turn {n}") for n, item in items)
+        refuse_empty(turns, what, needs_response=True)
+        context = check_order(with_system(turns, record, columns, what), what)
     elif columns["messages"].name_in(record):
         context = conversation_of(record, columns, roles)
         what = field_of(record, columns)

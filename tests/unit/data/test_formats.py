@@ -187,6 +187,12 @@ PREFERENCES = [
         id="trl_conversations",
     ),
     pytest.param(
+        {"prompt": [user("i")], "chosen": [assistant("a")], "rejected": [assistant("b")]},
+        ["P i", "R* a"],
+        id="trl_conversational_prompt",
+    ),
+    pytest.param({"prompt": "i", "chosen": "a", "rejected": "b"}, ["P i", "R* a"], id="trl_texts"),
+    pytest.param(
         {"instruction": "i", "chosen": [assistant("a")], "rejected": [assistant("b")]},
         ["P i", "R* a"],
         id="lists_of_one_turn",
