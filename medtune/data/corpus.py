@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from medtune.data.content import content_of
 from medtune.data.dedup import DedupReport, mark_duplicates
 from medtune.data.fates import Fate
 from medtune.data.held_out import Fingerprints, fingerprints_of_split, fingerprints_of_store
+from medtune.data.lengths import key_of
 from medtune.data.parts import Part
 from medtune.data.prepare import TokenizerSource, prepare_split
 from medtune.data.reading import raw_records, reader_of, split_files
@@ -54,22 +55,28 @@ def build_corpus(config: Config, tokenizer: TokenizerSource) -> Corpus:
         ValueError: A file or record cannot be used; names it.
     """
     data, cache = config.data, cache_folder(config.data)
+
+    def prepared(source: SourceConfig, split: str) -> TokenStore:
+        return prepare_split(source, split, config.template, tokenizer, cache, data.prepare_workers)
+
     train, validation = [], []
     for source in sources_of(data).values():
-        store = prepare_split(source, TRAIN, config.template, tokenizer, cache, data.prepare_workers)
-        held = held_out(store, source, key_of(data, source.name, "validation_size"))
-        fates = np.where(held, Fate.VALIDATION, Fate.KEPT).astype(np.uint8)
-        train.append(Part(source.name, TRAIN, source, store, objective_of(config, source), fates))
+        part = part_of(source, TRAIN, prepared(source, TRAIN), objective_of(config, source))
+        held = held_out(part, data)
+        part.fates[held] = Fate.VALIDATION
+        train.append(part)
         if VALIDATION in source.splits:
-            store = prepare_split(source, VALIDATION, config.template, tokenizer, cache, data.prepare_workers)
-            fates, split = np.zeros(len(store), dtype=np.uint8), VALIDATION
+            store = prepared(source, VALIDATION)
+            validation.append(part_of(source, VALIDATION, store, part.objective))
         elif held.any():
-            fates, split = np.where(held, Fate.KEPT, Fate.TRAIN).astype(np.uint8), TRAIN
-        else:
-            continue
-        validation.append(Part(source.name, split, source, store, train[-1].objective, fates))
+            validation.append(replace(part, fates=np.where(held, Fate.KEPT, Fate.TRAIN).astype(np.uint8)))
     duplicates = mark_duplicates(train, data, held_out_splits(data, validation, cache), contents, cache)
     return Corpus(pack_splits(config, train, validation), duplicates)
+
+
+def part_of(source: SourceConfig, split: str, store: TokenStore, objective: str) -> Part:
+    """A split of a source, all of it kept."""
+    return Part(source.name, split, source, store, objective, np.zeros(len(store), dtype=np.uint8))
 
 
 def cache_folder(data: DataConfig) -> Path:
@@ -121,31 +128,26 @@ def is_text(source: SourceConfig) -> bool:
     return reader_of(source, TRAIN, needs_response=True).format == "text"
 
 
-def held_out(store: TokenStore, source: SourceConfig, key: str) -> NDArray[np.bool_]:
+def held_out(part: Part, data: DataConfig) -> NDArray[np.bool_]:
     """Which documents ``validation_size`` holds out, by their prompts alone.
 
     Equal prompts share a side, and no other record decides about a share; a number takes those with the
     smallest fingerprints.
 
-    Args:
-        store: All documents.
-        source: ``validation_size``.
-        key: Its name in messages.
-
     Raises:
         ValueError: Nothing would be left to learn.
     """
-    size, count = source.validation_size, len(store)
+    size, count, key = part.source.validation_size, len(part.store), key_of(data, part, "validation_size")
     if not size or not count:
         return np.zeros(count, dtype=bool)
-    held = smallest_prompts(store.prompts, size)
+    held = smallest_prompts(part.store.prompts, size)
     if held.all():
         raise ValueError(
-            f"{key}={size:g} leaves nothing of {source.name} to learn: it has {count} examples, and equal "
+            f"{key}={size:g} leaves nothing of {part.name} to learn: it has {count} examples, and equal "
             "prompts stay together; choose less"
         )
     if not held.any():
-        log.warning("data: %s=%g holds out none of the %d examples of %s", key, size, count, source.name)
+        log.warning("data: %s=%g holds out none of the %d examples of %s", key, size, count, part.name)
     return held
 
 

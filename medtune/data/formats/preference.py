@@ -102,6 +102,8 @@ def context_of(shared: Turns, record: Record, columns: Columns, roles: Mapping[s
         what = f"field {prompt!r}"
         items = enumerate(record[prompt], start=1)
         turns = tuple(turn_of(item, columns, roles, f"{what}, turn {n}") for n, item in items)
+        if not turns:
+            raise ValueError(f"{what} is an empty list; remove the record")
         refuse_empty(turns, what, needs_response=True)
         context = check_order(with_system(turns, record, columns, what), what)
     elif columns["messages"].name_in(record):
