@@ -4,7 +4,10 @@ import fcntl
 import json
 import logging
 import multiprocessing
+import pickle
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -319,6 +322,22 @@ def test_a_killed_worker_is_told(source, tiny_tokenizer):
     chunks = chunks_of(raw_records(source, "train"))
     with pytest.raises(ValueError, match="a process that tokenises was killed.*data.prepare_workers=1"):
         list(encode_chunks(encode, chunks, workers=2))
+
+
+def test_a_worker_imports_nothing_heavy(source, byte_level, tmp_path):
+    template = Template(TEMPLATE, vocabulary_of(byte_level.load()))
+    reader = reader_of(source, "train", needs_response=True)
+    encode = ChunkEncoder(reader, template, source, file_names(source, "train"))
+    (chunk,) = chunks_of(raw_records(source, "train"))
+    (tmp_path / "work").write_bytes(pickle.dumps((encode, chunk)))
+    code = (
+        "import pickle, sys; import medtune.data.pool;"
+        "encode, chunk = pickle.load(open(sys.argv[1], 'rb'));"
+        "print(len(encode(chunk)), {'torch', 'transformers', 'tokenizers', 'pyarrow'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code, tmp_path / "work"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "12 set()\n"
 
 
 @pytest.mark.parametrize(
