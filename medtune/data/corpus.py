@@ -116,7 +116,7 @@ def objective_of(config: Config, source: SourceConfig) -> str:
         return "pretrain"
     key = f"data.sources.{source.name}.objective" if config.data.mix else "objective"
     raise ValueError(
-        f"{key}=sft learns responses, but {source.name} ({source.splits[TRAIN]}) is text, which has none; "
+        f"{key}=sft learns responses, but {source.name} ({source.splits.get(TRAIN, TRAIN)}) is text, which has none; "
         f"set {key}=pretrain"
     )
 
@@ -143,11 +143,11 @@ def held_out(part: Part, data: DataConfig) -> NDArray[np.bool_]:
     held = smallest_prompts(part.store.prompts, size)
     if held.all():
         raise ValueError(
-            f"{key}={size:g} leaves nothing of {part.name} to learn: it has {count} examples, and equal "
+            f"{key}={size:.10g} leaves nothing of {part.name} to learn: it has {count} examples, and equal "
             "prompts stay together; choose less"
         )
     if not held.any():
-        log.warning("data: %s=%g holds out none of the %d examples of %s", key, size, count, part.name)
+        log.warning("data: %s=%.10g holds out none of the %d examples of %s", key, size, count, part.name)
     return held
 
 
