@@ -3,6 +3,7 @@
 The tests' tokenizer gives every character one id, so that lengths can be counted by hand.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,11 @@ class Talk:
         for prompt, response in self.turns:
             tokens += [False] * (len(prompt) + 1) + [True] * (len(response or "") + 1)
         return tokens
+
+
+def number_of(prompt: str) -> int:
+    """The first 8 of the 16 bytes that tell prompts apart, as a number; of one that is normalised already."""
+    return int.from_bytes(hashlib.blake2b(prompt.encode(), digest_size=16).digest()[:8], "little")
 
 
 def ask(prompt: str, response: str | None = "ok") -> Talk:

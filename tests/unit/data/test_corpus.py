@@ -1,6 +1,5 @@
 """Sources become splits: who is held out, what is learned, and what training is compared with."""
 
-import hashlib
 import logging
 from dataclasses import replace
 
@@ -22,6 +21,7 @@ from tests.unit.data.made_corpora import (
     corpus_of,
     fate_of_lines,
     made_source,
+    number_of,
     record_of,
     write_talks,
 )
@@ -33,8 +33,7 @@ SHARE = 0.3
 
 def is_below(prompt, share):
     """The rule itself: the prompt's fingerprint as a number below the share."""
-    digest = hashlib.blake2b(prompt.encode(), digest_size=16).digest()
-    return int.from_bytes(digest[:8], "little") < share * 2**64
+    return number_of(prompt) < share * 2**64
 
 
 def sides_of(corpus, name="toy"):
@@ -183,6 +182,7 @@ OBJECTIVES = {
     "alone_sft": ("sft", False, "promptcblue", None, "sft"),
     "alone_pretrain": ("pretrain", False, "promptcblue", None, "pretrain"),
     "alone_text": ("pretrain", False, "text", None, "pretrain"),
+    "alone_own_has_no_say": ("sft", False, "promptcblue", "pretrain", "sft"),
     "mix_pairs": ("sft", True, "promptcblue", None, "sft"),
     "mix_text": ("sft", True, "text", None, "pretrain"),
     "mix_text_found_out": ("sft", True, "auto", None, "pretrain"),
@@ -214,7 +214,8 @@ def test_what_is_learned_of_a_source(tmp_path, run, mixed, format, own, due):
     ],
 )
 def test_responses_of_a_text_cannot_be_learned(tmp_path, format, others, key):
-    source = made_source(tmp_path, "toy", "text", {"train": [Talk(text="a text")]}, objective="sft")
+    own = "sft" if others else None
+    source = made_source(tmp_path, "toy", "text", {"train": [Talk(text="a text")]}, objective=own)
     more = [made_source(tmp_path, name, splits={"train": TALKS[:1]}) for name in others]
     config = config_of(tmp_path, {**source, "format": format}, *more)
     with pytest.raises(ValueError, match=rf"^{key}=sft .*toy \(train\.jsonl\) is text.*set {key}=pretrain"):
