@@ -20,7 +20,7 @@ from medtune.runtime.hardware import PROJECT
 
 if TYPE_CHECKING:
     from medtune.config.schema import Config
-    from medtune.data.tokenizer_files import TokenizerSource
+    from medtune.data.tokens.tokenizer_files import TokenizerSource
 
 NUM_RECORDS = 120_000
 GROWTH = {"12k": 12_000, "120k": NUM_RECORDS, "480k": 4 * NUM_RECORDS}
@@ -261,7 +261,7 @@ def tokenise(tokenizer: str) -> dict[str, float]:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-    from medtune.data.vocabulary import vocabulary_of
+    from medtune.data.tokens.vocabulary import vocabulary_of
 
     file = str(Path(tokenizer) / "tokenizer.json")
     backend = Tokenizer.from_file(file)
@@ -277,7 +277,7 @@ def sentencepiece() -> dict[str, float]:
     """The encoder of a sentencepiece model against the library alone."""
     from sentencepiece import SentencePieceProcessor
 
-    from medtune.data.encoders import sentencepiece_encoder
+    from medtune.data.tokens.encoders import sentencepiece_encoder
 
     model = (SENTENCEPIECE / "tokenizer.model").read_bytes()
     processor = SentencePieceProcessor(model_proto=model)
@@ -312,7 +312,7 @@ def configuration(tokenizer: str, cache: str, file: str = "train.json", workers:
 
 def loaded(config: "Config") -> "TokenizerSource":
     """The tokenizer with everything it imports, which is not what is measured."""
-    from medtune.data.tokenizer_files import tokenizer_source
+    from medtune.data.tokens.tokenizer_files import tokenizer_source
 
     source = tokenizer_source(config.model)
     source.load()
@@ -339,7 +339,7 @@ def prepare(tokenizer: str, cache: str, file: str, workers: str) -> dict[str, fl
 def tokens(tokenizer: str, cache: str, file: str) -> dict[str, float]:
     """Tokenising alone, into the store."""
     from medtune.config.sources import sources_of
-    from medtune.data.prepare import prepare_split
+    from medtune.data.tokens.prepare import prepare_split
 
     config = configuration(tokenizer, cache, file)
     source = loaded(config)
@@ -362,10 +362,10 @@ def warm(tokenizer: str, cache: str) -> dict[str, float]:
 
 def batches(tokenizer: str, cache: str, imported: list[float] | None = None) -> Iterator[dict[str, Any]]:
     """Batches of one row in the order of training."""
-    from medtune.data.collate import Collator
     from medtune.data.corpus import build_corpus
-    from medtune.data.order import StepPlan, StepSampler
-    from medtune.data.tokenizer_files import tokenizer_source
+    from medtune.data.rows.collate import Collator
+    from medtune.data.rows.order import StepPlan, StepSampler
+    from medtune.data.tokens.tokenizer_files import tokenizer_source
 
     config = configuration(tokenizer, cache)
     if imported is not None:
@@ -392,8 +392,8 @@ def utilisation(tokenizer: str, cache: str) -> dict[str, float]:
     import numpy as np
 
     from medtune.data.corpus import build_corpus
-    from medtune.data.packing import pack
-    from medtune.data.tokenizer_files import tokenizer_source
+    from medtune.data.rows.packing import pack
+    from medtune.data.tokens.tokenizer_files import tokenizer_source
 
     config = configuration(tokenizer, cache)
     lengths = build_corpus(config, tokenizer_source(config.model)).splits["train"].parts[0].store.lengths
@@ -409,7 +409,7 @@ def pack_lengths() -> dict[str, float]:
     """CPU-seconds of best-fit decreasing over log-normal lengths (median 150), best of three."""
     import numpy as np
 
-    from medtune.data.packing import best_fit_decreasing
+    from medtune.data.rows.packing import best_fit_decreasing
 
     figures = {}
     for count in (100_000, 1_000_000, 10_000_000):

@@ -62,7 +62,7 @@ def generate(name: str) -> dict[str, float]:
 
 def distinct(path: Path) -> Iterator[str]:
     """Prompt and response of records with a content that did not come before."""
-    from medtune.data.content import normalised
+    from medtune.data.tokens.content import normalised
 
     seen = set()
     with path.open(encoding="utf-8") as file:
@@ -92,7 +92,7 @@ def edited(rng: random.Random, text: str, characters: list[str]) -> str:
 
 def contents(folder: str, normalise: bool = True) -> Iterator[str]:
     """The normalised texts, read as they are needed."""
-    from medtune.data.content import normalised
+    from medtune.data.tokens.content import normalised
 
     with (Path(folder) / "records.jsonl").open(encoding="utf-8") as file:
         for line in file:
@@ -103,7 +103,7 @@ def contents(folder: str, normalise: bool = True) -> Iterator[str]:
 def search(folder: str, cache: str) -> dict[str, float]:
     """CPU-seconds without those of reading, memory, and how good what was found is."""
     from benchmarks.bench_data import peak_mb
-    from medtune.data.near import find_near_duplicates
+    from medtune.data.duplicates.near import find_near_duplicates
 
     started = time.process_time()
     for _ in contents(folder, normalise=False):

@@ -137,7 +137,7 @@ class FilterConfig:
     min_language_share: float | None = None
     """Least share of the content's letters that belong to ``language``."""
     max_repeated_share: float | None = None
-    """Most of the content's characters that may repeat what directly precedes them (see data/filters.py)."""
+    """Most of the content's characters that may repeat what directly precedes them."""
     match: str | None = None
     """Regular expression that must be found in the content."""
     exclude: str | None = None

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 from medtune.config.schema import Config, DataConfig, SourceConfig
 from medtune.config.sources import sources_of
-from medtune.data.content import content_of
-from medtune.data.dedup import DedupReport, mark_duplicates
+from medtune.data.duplicates.dedup import DedupReport, mark_duplicates
+from medtune.data.duplicates.held_out import Fingerprints, fingerprints_of_split, fingerprints_of_store
 from medtune.data.fates import Fate
-from medtune.data.held_out import Fingerprints, fingerprints_of_split, fingerprints_of_store
-from medtune.data.lengths import key_of
 from medtune.data.parts import Part
-from medtune.data.prepare import TokenizerSource, prepare_split
-from medtune.data.reading import raw_records, reader_of, split_files
-from medtune.data.rows import PackedSplit
-from medtune.data.store import TokenStore
+from medtune.data.reading.splits import raw_records, reader_of, split_files
+from medtune.data.rows.lengths import key_of
+from medtune.data.rows.split import PackedSplit
+from medtune.data.tokens.content import content_of
+from medtune.data.tokens.prepare import TokenizerSource, prepare_split
+from medtune.data.tokens.store import TokenStore
 from medtune.runtime.hardware import PROJECT
 
 TRAIN, VALIDATION = "train", "validation"
@@ -116,8 +116,8 @@ def objective_of(config: Config, source: SourceConfig) -> str:
         return "pretrain"
     key = f"data.sources.{source.name}.objective" if config.data.mix else "objective"
     raise ValueError(
-        f"{key}=sft learns responses, but {source.name} ({source.splits.get(TRAIN, TRAIN)}) is text, which has none; "
-        f"set {key}=pretrain"
+        f"{key}=sft learns responses, but {source.name} ({source.splits.get(TRAIN, TRAIN)}) is text, which "
+        f"has none; set {key}=pretrain"
     )
 
 

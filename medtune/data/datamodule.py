@@ -10,13 +10,13 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerBase
 
 from medtune.config.schema import Config
-from medtune.data.collate import Collator
 from medtune.data.corpus import TRAIN, VALIDATION, Corpus, build_corpus
 from medtune.data.ledger import check_closes, split_ledger
-from medtune.data.order import Item, StepPlan, StepSampler
-from medtune.data.prepare import TokenizerSource
 from medtune.data.report import ledger_text, plot_data, write_markdown
-from medtune.data.rows import PackedSplit
+from medtune.data.rows.collate import Collator
+from medtune.data.rows.order import Item, StepPlan, StepSampler
+from medtune.data.rows.split import PackedSplit
+from medtune.data.tokens.prepare import TokenizerSource
 from medtune.runtime.record import RunFolder, merge_json
 
 log = logging.getLogger(__name__)

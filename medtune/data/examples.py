@@ -28,7 +28,7 @@ class Example:
         turns: Perhaps a system prompt, then prompts and responses in turn, the last a response (of no
             characters where it is withheld); or a single ``text``.
         file: The file it was read from.
-        line: Its line there, from 1, or its number; see :func:`medtune.data.records.read_raw`.
+        line: Its line there, from 1, or its number; see :func:`medtune.data.reading.records.read_raw`.
         record: The record as read, for scoring; empty for plain text.
         rejected: The worse response of preference data.
     """

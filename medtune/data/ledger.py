@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from medtune.data.fates import Fate
 from medtune.data.parts import Part, offsets_of
-from medtune.data.rows import PackedSplit
+from medtune.data.rows.split import PackedSplit
 
 HISTOGRAM_BINS = 24
 PERCENTILES = {"min": 0, "p50": 50, "p90": 90, "p99": 99, "max": 100}

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from medtune.config.schema import SourceConfig
 from medtune.data.fates import Fate
-from medtune.data.store import TokenStore
+from medtune.data.tokens.store import TokenStore
 
 Ints = NDArray[np.int64]
 

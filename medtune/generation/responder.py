@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerBase
 
 from medtune.config.schema import Config, ModelConfig
 from medtune.data.examples import Example, Turn
-from medtune.data.reading import split_examples
-from medtune.data.templates import Template
+from medtune.data.reading.splits import split_examples
+from medtune.data.tokens.templates import Template
 from medtune.generation.engine import Engine, TransformersEngine
 from medtune.generation.settings import SamplingSettings, sampling_settings
 from medtune.models.folders import find_weights, has_tokenizer

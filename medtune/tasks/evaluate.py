@@ -8,8 +8,8 @@ from rich.console import Console
 
 from medtune.config.schema import Config
 from medtune.data.examples import Example
-from medtune.data.reading import read_examples, split_examples
-from medtune.data.records import read_records
+from medtune.data.reading.records import read_records
+from medtune.data.reading.splits import read_examples, split_examples
 from medtune.evaluation.report import plot_scores, scores_table, scores_text
 from medtune.evaluation.scores import Scores
 from medtune.evaluation.systems import score_answers, trivial_scores

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from medtune.config.schema import Config
 from medtune.data.examples import Example, Turn
-from medtune.data.reading import read_examples
-from medtune.data.records import read_lines
+from medtune.data.reading.records import read_lines
+from medtune.data.reading.splits import read_examples
 from medtune.generation.responder import build_responder, read_split, write_predictions
 from medtune.runtime.errors import ConfigError
 from medtune.runtime.ranks import global_rank

@@ -2,7 +2,7 @@
 
 from medtune.config.schema import Config
 from medtune.data.datamodule import PackedDataModule
-from medtune.data.prepare import tokenizer_source
+from medtune.data.tokens.prepare import tokenizer_source
 from medtune.runtime.record import RunFolder, merge_json
 
 

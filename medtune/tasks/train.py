@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from medtune.config.schema import Config
 from medtune.data.datamodule import PackedDataModule
-from medtune.data.prepare import tokenizer_source
+from medtune.data.tokens.prepare import tokenizer_source
 from medtune.runtime.errors import Interrupted
 from medtune.runtime.ranks import gather, global_rank, world_size
 from medtune.runtime.record import RunFolder, merge_json

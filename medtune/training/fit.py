@@ -13,7 +13,7 @@ from torch import nn
 
 from medtune.config.instantiate import instantiate
 from medtune.config.schema import Config, TrainerConfig
-from medtune.data.order import StepPlan
+from medtune.data.rows.order import StepPlan
 from medtune.runtime.errors import ConfigError
 from medtune.runtime.record import RunFolder
 from medtune.training.checkpoints import (

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medtune.data.rows import IGNORE_INDEX, NO_SOURCE
+from medtune.data.rows.split import IGNORE_INDEX, NO_SOURCE
 
 
 def learned_columns(labels: Tensor) -> Tensor:

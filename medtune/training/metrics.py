@@ -13,7 +13,7 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 
-from medtune.data.order import NO_ROW, StepPlan
+from medtune.data.rows.order import NO_ROW, StepPlan
 from medtune.runtime.record import write_text
 from medtune.training.modules import LanguageModelModule, SeenRows
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medtune.data.rows import NO_SOURCE
+from medtune.data.rows.split import NO_SOURCE
 from medtune.training import losses
 
 

@@ -121,7 +121,7 @@ TRAINING_FILES = {
     "empty": (b"", r"train\.json: the file is empty"),
     "array_empty": (b"[]", r"train\.json: the JSON array is empty"),
     "gb18030": ("\n".join(RECORDS).encode("gb18030"), r"train\.json:1: not UTF-8 .*iconv -f GB18030"),
-    "utf16": (codecs.BOM_UTF16_LE + b"{\x00}\x00", r"train\.json:1: is UTF-16, not UTF-8; convert it: iconv -f UTF-16"),
+    "utf16": (codecs.BOM_UTF16_LE + b"{\x00}\x00", r"train\.json:1: is UTF-16, not UTF-8; .*iconv -f UTF-16"),
     "response_too_long": (
         json.dumps({"input": "a", "target": "b c " * 400}).encode(),
         r"train\.json:1: the response has \d+ tokens but data\.sequence_length is 256",
@@ -138,7 +138,7 @@ def test_a_bad_training_file_is_named_with_its_line(data, tmp_path, train, messa
 
 def test_a_compressed_file_that_is_cut_off_is_named(data):
     half = gzip.compress(os.urandom(4096).hex().encode() + b"\n")[:1000]
-    with pytest.raises(ValueError, match=r"train\.json\.gz: the compressed file is damaged: Compressed file ended"):
+    with pytest.raises(ValueError, match=r"train\.json\.gz: the compressed file is damaged: .* ended"):
         run_here(*data(half, "train.json.gz"), "task=prepare")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from medtune.data.store import damage_of
+from medtune.data.tokens.store import damage_of
 
 PROJECT = Path(__file__).parents[2]
 MARK = "MEDTUNE_TEST_OF_KILLS"
@@ -21,7 +21,7 @@ from pathlib import Path
 def main():
     from transformers import PreTrainedTokenizerFast
     from medtune.config.schema import SourceConfig, TemplateConfig
-    from medtune.data.prepare import TokenizerSource, prepare_split
+    from medtune.data.tokens.prepare import TokenizerSource, prepare_split
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     def load():

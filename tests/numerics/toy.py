@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from medtune.config.schema import Config
-from medtune.data.order import NO_ROW, StepPlan, StepSampler
-from medtune.data.rows import NO_SOURCE
+from medtune.data.rows.order import NO_ROW, StepPlan, StepSampler
+from medtune.data.rows.split import NO_SOURCE
 
 VOCABULARY = 64
 IGNORE = -100

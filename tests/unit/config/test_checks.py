@@ -147,7 +147,8 @@ def with_section(config, section, **values):
         pytest.param(
             "template",
             {"prompt": ["Input:"]},
-            "template.prompt=['Input:'] has no {prompt}: the prompt would be lost; add it to one of the pieces",
+            "template.prompt=['Input:'] has no {prompt}: the prompt would be lost; "
+            "add it to one of the pieces",
             id="template_without_prompt",
         ),
         pytest.param(

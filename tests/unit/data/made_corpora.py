@@ -13,7 +13,7 @@ from typing import Any
 from medtune.config.schema import Config, DataConfig, FilterConfig, TemplateConfig
 from medtune.data.corpus import Corpus, build_corpus
 from medtune.data.parts import Part
-from medtune.data.prepare import TokenizerSource
+from medtune.data.tokens.prepare import TokenizerSource
 
 TEMPLATE = TemplateConfig(name="made", system=["{system}\n"], prompt=["{prompt}\n"])
 FORMATS = ("promptcblue", "pair", "alpaca", "messages", "text")

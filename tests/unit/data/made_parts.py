@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from medtune.config.schema import SourceConfig
-from medtune.data.encode import EncodedChunk, Lists
 from medtune.data.parts import Part
-from medtune.data.store import StoreKey, TokenStore, write_store
+from medtune.data.tokens.encode import EncodedChunk, Lists
+from medtune.data.tokens.store import StoreKey, TokenStore, write_store
 
 VOCABULARY = 90
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from medtune.config.schema import SourceConfig
-from medtune.data.content import content_of
-from medtune.data.encode import EncodedChunk, Lists, fingerprints
 from medtune.data.examples import Example
 from medtune.data.parts import Part
-from medtune.data.reading import file_names, raw_records, reader_of
-from medtune.data.store import StoreKey, TokenStore, write_store
+from medtune.data.reading.splits import file_names, raw_records, reader_of
+from medtune.data.tokens.content import content_of
+from medtune.data.tokens.encode import EncodedChunk, Lists, fingerprints
+from medtune.data.tokens.store import StoreKey, TokenStore, write_store
 
 Record = tuple[str, str]
 

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medtune.config.sources import sources_of
-from medtune.data.content import fingerprint
 from medtune.data.corpus import build_corpus, contents, objective_of, smallest_prompts
 from medtune.data.fates import Fate
-from medtune.data.prepare import TokenizerSource
+from medtune.data.tokens.content import fingerprint
+from medtune.data.tokens.prepare import TokenizerSource
 from tests.unit.data.made_corpora import (
     FORMATS,
     Talk,

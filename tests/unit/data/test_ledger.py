@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from medtune.config.schema import DataConfig
-from medtune.data.collate import Collator
 from medtune.data.fates import Fate
 from medtune.data.ledger import check_closes, histogram, quantiles, repeated, split_ledger
-from medtune.data.rows import IGNORE_INDEX, PackedSplit
+from medtune.data.rows.collate import Collator
+from medtune.data.rows.split import IGNORE_INDEX, PackedSplit
 from tests.unit.data.made_corpora import (
     FORMATS,
     Talk,

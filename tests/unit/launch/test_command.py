@@ -8,7 +8,7 @@ from hydra._internal.utils import get_args_parser
 from medtune.config.compose import plain_settings
 from medtune.config.load import config_from_dict
 from medtune.config.resolvers import PROJECT
-from medtune.data.formats import Reader
+from medtune.data.reading.formats import Reader
 from medtune.launch.command import hydra_options, main, make_plan, read_options
 from medtune.runtime.errors import ConfigError
 

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from medtune.config.schema import TemplateConfig
-from medtune.data.templates import Template
+from medtune.data.tokens.templates import Template
 from medtune.generation.engine import TransformersEngine
 from medtune.generation.responder import Responder
 from medtune.generation.settings import SamplingSettings

@@ -1,0 +1,1 @@
+"""What is there twice: equal and similar documents, and training documents in held-out splits."""

@@ -1,0 +1,1 @@
+"""From a source's settings to its examples: files, records, formats."""

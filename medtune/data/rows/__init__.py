@@ -1,0 +1,1 @@
+"""From tokens to batches, by index arithmetic: lengths, mixes, packing, order."""

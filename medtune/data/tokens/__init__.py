@@ -1,0 +1,1 @@
+"""From examples to token ids on disk: templates, vocabularies, the cache."""
