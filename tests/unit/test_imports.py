@@ -27,6 +27,19 @@ HEAVY = ("torch", "lightning", "transformers", "peft", "deepspeed", "bitsandbyte
 # What the launcher may take from below: nothing that imports a heavy library before it is called.
 LIGHT_FOR_LAUNCHER = ("medtune.training.strategies", "medtune.runtime.families")
 MODULES = sorted(PACKAGE.rglob("*.py"))
+# The same within the data package; what is not named uses all of it.
+DATA_LAYERS = (
+    ("examples",),
+    ("reading",),
+    ("tokens",),
+    ("fates",),
+    ("parts",),
+    ("duplicates", "rows"),
+    ("corpus",),
+    ("ledger",),
+    ("report",),
+)
+DATA_MODULES = sorted((PACKAGE / "data").rglob("*.py"))
 
 
 def name_of(file: Path) -> str:
@@ -66,6 +79,13 @@ def layer_of(module: str) -> int | None:
     return next((height for height, names in enumerate(LAYERS) if top in names), None)
 
 
+def data_layer_of(module: str) -> int:
+    """The height of a module of the data package within it."""
+    inner = module.removeprefix("medtune.data").removeprefix(".").split(".")[0]
+    heights = [height for height, names in enumerate(DATA_LAYERS) if inner in names]
+    return heights[0] if heights else len(DATA_LAYERS)
+
+
 @pytest.mark.parametrize("file", MODULES, ids=name_of)
 def test_dependence_goes_one_way(file):
     own = layer_of(name_of(file))
@@ -96,7 +116,18 @@ def test_the_launcher_imports_nothing_heavy(file):
     assert all(target.startswith(LIGHT_FOR_LAUNCHER) for target in below)
 
 
-@pytest.mark.parametrize("file", sorted((PACKAGE / "data").rglob("*.py")), ids=name_of)
+@pytest.mark.parametrize("file", DATA_MODULES, ids=name_of)
+def test_data_is_built_from_the_records_up(file):
+    own = data_layer_of(name_of(file))
+    for target in imported(file, when_imported=False):
+        if not target.startswith("medtune.data."):
+            continue
+        inner, other = target.split(".")[2], data_layer_of(target)
+        siblings = inner != name_of(file).removeprefix("medtune.data.").split(".")[0]
+        assert other < own or (other == own and not siblings), f"{name_of(file)} imports {target}"
+
+
+@pytest.mark.parametrize("file", DATA_MODULES, ids=name_of)
 def test_data_needs_torch_only_where_batches_are_made(file):
     if file.stem in ("collate", "datamodule"):
         return
@@ -112,6 +143,17 @@ def test_importing_the_entry_points_loads_nothing_heavy(module):
     code = (
         f"import sys, {module}; "
         f"sys.exit(str(sorted({set(HEAVY)!r} & {{name.split('.')[0] for name in sys.modules}})))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == "[]"
+
+
+def test_what_is_cached_is_reached_without_a_tokenizer_library():
+    """A warm start costs 0.3 CPU-seconds; transformers alone costs several."""
+    code = (
+        "import sys, medtune.data.corpus, medtune.data.rows.collate; "
+        "sys.exit(str(sorted({'transformers', 'lightning', 'datasets', 'pandas', 'jinja2', 'matplotlib'} "
+        "& {name.split('.')[0] for name in sys.modules})))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.strip() == "[]"

@@ -175,7 +175,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path):
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from tests.unit.data.test_store import ROW, chunk_of, write
+from tests.unit.data.tokens.test_store import ROW, chunk_of, write
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 try:
     write(Path(sys.argv[1]) / "x", [chunk_of([ROW] * 1000)] * 50)
