@@ -105,8 +105,11 @@ class PackedDataModule(L.LightningDataModule):
         merge_json(self.folder.data_report_file, report)
         write_markdown(self.folder.path / "data_report.md", report)
         plot_data(ledgers, self.folder.plots / "data.png")
+        pairs = self.folder.path / "duplicates.jsonl"
         if len(corpus.duplicates.pairs):
-            corpus.duplicates.write_pairs(self.folder.path / "duplicates.jsonl")
+            corpus.duplicates.write_pairs(pairs)
+        else:
+            pairs.unlink(missing_ok=True)  # of an earlier run in this folder
 
     @cached_property
     def step_plan(self) -> StepPlan:

@@ -8,6 +8,7 @@ from medtune.runtime.record import write_text
 
 Ledger = Mapping[str, Any]
 FILES_SHOWN = 8
+BAR = r"\|"  # a bar within a cell of a table
 HEADER = (
     "split",
     "source",
@@ -106,7 +107,7 @@ def write_markdown(path: Path, report: Mapping[str, Any]) -> None:
 def markdown_table(splits: Mapping[str, Ledger]) -> str:
     """The ledger as a Markdown table."""
     rows = [HEADER, ["---", "---", *["---:"] * (len(HEADER) - 2)], *source_rows(splits)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+    return "\n".join(f"| {' | '.join(cell.replace('|', BAR) for cell in cells)} |" for cells in rows)
 
 
 def contamination_text(duplicates: Mapping[str, Any]) -> str:

@@ -94,18 +94,28 @@ def wait_until(condition, seconds=20.0):
     return condition()
 
 
+def prepared(start, cache):
+    """The content of an undisturbed store, and the seconds that its writing took."""
+    process = start(cache)
+    assert wait_until(lambda: [*cache.glob(".*.tmp")])
+    began = time.monotonic()
+    assert wait_until(lambda: stores(cache))
+    seconds = time.monotonic() - began
+    finish(process)
+    return content(cache), seconds
+
+
 @pytest.mark.parametrize(
     "kills", [pytest.param(2, id="2"), pytest.param(10, id="10", marks=pytest.mark.slow)]
 )
 def test_killed_at_any_moment_and_run_again_it_is_the_same_store(tmp_path, start, kills):
-    finish(start(tmp_path / "whole"))
-    whole = content(tmp_path / "whole")
+    whole, seconds = prepared(start, tmp_path / "whole")
     drawn, cache = random.Random(kills), tmp_path / "cache"
     halves = 0
-    for _ in range(kills):
+    for number in range(kills):
         process = start(cache)
         assert wait_until(lambda: [*cache.glob(".*.tmp")] or stores(cache))
-        time.sleep(drawn.uniform(0, 1.2))
+        time.sleep(seconds * (number + drawn.random()) / kills)  # a moment in each part of the writing
         process.send_signal(signal.SIGKILL)
         process.wait()
         halves += len([*cache.glob(".*.tmp")])
