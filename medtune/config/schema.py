@@ -198,8 +198,9 @@ class SourceConfig:
     listed."""
     overlong: str = choice("error", "drop", "truncate", "split")
     """What happens to an example longer than ``data.sequence_length``: ``error`` stops and says how many
-    there are; ``drop`` leaves it out; ``truncate`` cuts the prompt from the left and keeps the response;
-    ``split`` cuts a text into several (objective=pretrain). Always counted in data_report.json."""
+    there are; ``drop`` leaves it out; ``truncate`` cuts the prompt from the left and keeps the response (of
+    a text, its end); ``split`` cuts a text into several (objective=pretrain). Always counted in
+    data_report.json."""
     max_examples: int | None = None
     """Use only the first examples of each split. null: all."""
     max_tokens: int | None = None

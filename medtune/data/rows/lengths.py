@@ -140,7 +140,7 @@ def settle_overlong(part: Part, data: DataConfig) -> Ints:
     if rule == "truncate":
         for document in long.tolist():
             start[document] = truncated_start(part, data, document)
-        log.warning("data: %d prompts of %s are cut from the left (%s=truncate)", len(long), part.name, key)
+        log.warning("data: %d examples of %s are cut from the left (%s=truncate)", len(long), part.name, key)
     return start
 
 
@@ -162,7 +162,8 @@ def overlong_message(part: Part, data: DataConfig, long: Ints) -> str:
 def truncated_start(part: Part, data: DataConfig, document: int) -> int:
     """First token kept of an example that is cut from the left.
 
-    A response that would be cut goes whole, with what is before it: the last one has to stay.
+    A response that would be cut goes whole, with what is before it: the last one has to stay. A text has
+    none, and keeps its end.
 
     Raises:
         ValueError: It does not fit; cutting it would lose its end.
@@ -171,7 +172,7 @@ def truncated_start(part: Part, data: DataConfig, document: int) -> int:
     length = int(store.lengths[document])
     start = length - data.sequence_length
     spans = store.spans(document)
-    if not len(spans) or start < int(spans[0, 0]):
+    if not store.responses[document] or not len(spans) or start < int(spans[0, 0]):
         return start
     if start >= int(spans[-1, 0]):
         raise ValueError(

@@ -179,6 +179,13 @@ def test_the_parts_given_keep_their_fates():
     assert part.fates.tolist() == [Fate.KEPT] * 4
 
 
+def test_a_text_that_is_truncated_keeps_its_end():
+    text = replace(plain(9, 9), responses=0)
+    split = split_of(make_part([text], objective="pretrain", overlong="truncate"), sequence_length=4)
+    assert (split.pieces.start.tolist(), split.pieces.end.tolist()) == ([5], [9])
+    assert split.learned_of(0).tolist() == [3]
+
+
 def test_a_response_is_never_cut():
     part = make_part([plain(3), plain(8, 4)], "two", overlong="truncate")
     assert split_of(part, sequence_length=5).pieces.start.tolist() == [0, 3]
