@@ -130,7 +130,7 @@ def source_line(name: str, split: str, source: Mapping[str, Any]) -> str:
     lengths = ", ".join(f"{point} {length:,}" for point, length in source["length_quantiles"].items())
     return (
         f"- **{name}** ({split}): {shown}; learned: {source['learned']}; ids by {source['encoder']}; cache "
-        f"{source['cache']}; {source['with_eos']:,} documents end with EOS, {source['repeated_sample_ids']:,} "
+        f"{source['cache']}; {source['with_eos']:,} end with EOS, {source['repeated_sample_ids']:,} "
         f"repeat a sample id; tokens of a document: {lengths}"
     )
 
