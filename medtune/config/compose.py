@@ -13,7 +13,6 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml.error import MarkedYAMLError
 
 from medtune.config.keys import schema_keys, section_names
-from medtune.config.mix import with_mixed_sources
 from medtune.config.resolvers import CONF, register_resolvers
 from medtune.config.schema import Config
 from medtune.config.suggest import did_you_mean, nearest_key
@@ -71,14 +70,14 @@ def composition_problem(error: Exception) -> str:
 
 
 def plain_settings(settings: DictConfig) -> tuple[dict[str, Any], list[str]]:
-    """The composed values without Hydra's own, interpolations resolved, a mix's sources spelled out.
+    """The composed values without Hydra's own, interpolations resolved.
 
     Returns:
         The values, keys left out that must be set and are not, and a problem for each of those.
     """
     settings = settings.copy()
     OmegaConf.set_struct(settings, False)
-    folders = option_folders(settings.pop("hydra", None))
+    settings.pop("hydra", None)
     try:
         missing = sorted(OmegaConf.missing_keys(settings))
         values = OmegaConf.to_container(settings, resolve=True, throw_on_missing=False, enum_to_str=True)
@@ -86,13 +85,12 @@ def plain_settings(settings: DictConfig) -> tuple[dict[str, Any], list[str]]:
         raise ConfigError(composition_problem(error)) from error
     assert isinstance(values, dict)
     problems = [f"{key} is not set; set {key}={example(key)}" for key in missing]
-    mixed, more = with_mixed_sources(without_missing(values), folders)
-    return mixed, [*problems, *more]
+    return without_missing(values), problems
 
 
-def option_folders(hydra: DictConfig | None) -> list[Path]:
-    """The folders of options on this machine, those of the command line first."""
-    sources = hydra.runtime.config_sources if hydra is not None else []
+def option_folders(settings: DictConfig) -> list[Path]:
+    """The folders that composed settings were looked up in, those of the command line first."""
+    sources = settings.hydra.runtime.config_sources if "hydra" in settings else []
     return [Path(source.path) for source in sources if source.schema == "file"] or [CONF]
 
 

@@ -46,6 +46,10 @@ def source_problems(source: SourceConfig, prefix: str) -> Iterator[str]:
         value = getattr(source, key)
         if value is not None and value < 1:
             yield f"{prefix}.{key}={show(value)} must be at least 1"
+    for split in source.sha1:
+        if split not in source.splits:
+            meant = did_you_mean(nearest(split, source.splits))
+            yield f"{prefix}.sha1.{split}: there is no such split, so nothing would be compared{meant}"
     for key in ("subset", "revision", "folder"):
         if getattr(source, key) is not None and source.hub is None:
             yield f"{prefix}.{key}={getattr(source, key)} belongs to a hub data set; set {prefix}.hub=ID too"
@@ -88,37 +92,40 @@ def learning_problems(config: Config, source: SourceConfig, prefix: str) -> Iter
     if source.objective is not None and not config.data.mix:
         yield f"{prefix}.objective={source.objective}: a data set alone follows the run's objective=..."
         return
-    if objective_of(config, source) == "pretrain":
+    if objective_of(config, source) != "sft":
         return
+    key = f"{prefix}.objective" if config.data.mix else "objective"
     if source.format == "text":
         yield (
             f"objective=sft learns responses, but data={source.name} ({prefix}.format=text) has none; "
-            f"set {f'{prefix}.objective' if config.data.mix else 'objective'}=pretrain"
+            f"set {key}=pretrain"
         )
     if source.overlong == "split":
         yield (
             f"{prefix}.overlong=split cuts a text into several, which would part a response from its prompt; "
-            f"set objective=pretrain, or {prefix}.overlong=truncate"
+            f"set {key}=pretrain, or {prefix}.overlong=truncate"
         )
     if config.data.packing == "concat":
         of = f" of {source.name}" if config.data.mix else ""
         yield (
             f"data.packing=concat cuts rows anywhere, which would part a response{of} from its prompt; "
-            "set objective=pretrain, or data.packing=bfd"
+            f"set {key}=pretrain, or data.packing=bfd"
         )
 
 
-def objective_of(config: Config, source: SourceConfig) -> str:
-    """What is learned of a source: the run's objective unless it, in a mix, has its own."""
+def objective_of(config: Config, source: SourceConfig) -> str | None:
+    """What is learned of a source as far as the settings tell; None: its first record will."""
     if not config.data.mix:
         return config.objective
-    return source.objective or ("pretrain" if source.format == "text" else config.objective)
+    if source.objective is not None or config.objective == "pretrain":
+        return source.objective or config.objective
+    return {"text": "pretrain", "auto": None}.get(source.format, config.objective)
 
 
 def mix_problems(config: Config, sources: dict[str, SourceConfig]) -> Iterator[str]:
     """Weights and limits from which no mix can be made."""
     data = config.data
-    if data.mix_temperature <= 0:
+    if not data.mix_temperature > 0:  # nan is neither
         yield f"data.mix_temperature={show(data.mix_temperature)} must be above 0"
     if not 0 < data.dedup_threshold <= 1:
         yield f"data.dedup_threshold={show(data.dedup_threshold)} must be above 0 and at most 1"

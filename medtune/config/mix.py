@@ -12,6 +12,8 @@ from medtune.config.schema import DataConfig
 from medtune.config.sources import SOURCE_KEYS
 from medtune.config.suggest import did_you_mean, nearest
 
+OF_ALL = "*"  # in ``data.eval_splits``: those of the sources
+
 # Keys of ``data`` that, set there, hold for every source of a mix.
 SHARED_KEYS = (
     *("learn", "learn_thinking", "filter", "on_error", "verify", "overlong"),
@@ -20,15 +22,17 @@ SHARED_KEYS = (
 
 
 def with_mixed_sources(
-    values: Mapping[str, Any], folders: Sequence[Path]
+    values: Mapping[str, Any], typed: Sequence[str], folders: Sequence[Path]
 ) -> tuple[dict[str, Any], list[str]]:
     """Composed values with every source of ``data.mix`` spelled out.
 
     A source's keys come from its option of ``conf/data``, then from ``data`` itself (``SHARED_KEYS``
-    only), then from ``data.sources.NAME``; the later wins.
+    only), then from ``data.sources.NAME``, and then from the keys of ``data`` that were typed where those
+    of the source were not; the later wins.
 
     Args:
         values: Plain values of the schema's keys.
+        typed: Keys of the command line.
         folders: Where options are looked up, the first first.
 
     Returns:
@@ -37,24 +41,51 @@ def with_mixed_sources(
     data = values.get("data")
     if not isinstance(data, Mapping) or not data.get("mix") or not isinstance(data["mix"], list):
         return dict(values), []
-    problems: list[str] = []
-    given = data.get("sources") or {}
+    names, given = [str(name) for name in data["mix"]], data.get("sources") or {}
     if not isinstance(given, Mapping):
         return dict(values), []  # the reader of the settings says so
+    problems: list[str] = []
     sources = {}
-    for name in data["mix"]:
-        own = given.get(name) or {}
-        option = read_option(str(name), folders, problems)
-        if option is None and not own:
-            problems.append(unknown_source(str(name), folders))
-            continue
+    for name in names:
+        own, option = given.get(name) or {}, read_option(name, folders, problems)
         if not isinstance(own, Mapping):
             problems.append(f"data.sources.{name}={own} is a section: its keys are set one by one")
+        elif option is None and not own:
+            problems.append(unknown_source(name, folders))
+        else:
+            under = merged(merged(option or {}, shared_values(data)), own)
+            sources[name] = merged(under, typed_values(data, name, typed))
+    problems += [
+        unnamed_source(name, names) for name in given if name not in names and not is_left(name, typed)
+    ]
+    wanted = data.get("eval_splits") or []
+    if OF_ALL in wanted or ("data.mix" in typed and "data.eval_splits" not in typed):
+        wanted = [*splits_of(sources)]
+    return {**values, "data": {**data, "sources": sources, "eval_splits": wanted}}, problems
+
+
+def is_left(name: str, typed: Sequence[str]) -> bool:
+    """Whether a source's keys are those of an earlier run, whose mix this command line replaces."""
+    return "data.mix" in typed and not any(key.startswith(f"data.sources.{name}") for key in typed)
+
+
+def typed_values(data: Mapping[str, Any], name: str, typed: Sequence[str]) -> dict[str, Any]:
+    """The shared keys that were typed for the whole mix and not for this source."""
+    values: dict[str, Any] = {}
+    for key in typed:
+        section, _, inner = key.removeprefix("data.").partition(".")
+        if (
+            not key.startswith("data.")
+            or section not in SHARED_KEYS
+            or f"data.sources.{name}.{section}" in typed
+        ):
             continue
-        sources[name] = merged(merged(option or {}, shared_values(data)), own)
-    problems += [unnamed_source(name, data["mix"]) for name in given if name not in data["mix"]]
-    eval_splits = data.get("eval_splits") or list(splits_of(sources))
-    return {**values, "data": {**data, "sources": sources, "eval_splits": eval_splits}}, problems
+        if inner and isinstance(data[section], Mapping):
+            if f"data.sources.{name}.{section}.{inner}" not in typed:
+                values.setdefault(section, {})[inner] = data[section][inner]
+        elif not inner:
+            values[section] = data[section]
+    return values
 
 
 def read_option(name: str, folders: Sequence[Path], problems: list[str]) -> dict[str, Any] | None:

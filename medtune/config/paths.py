@@ -1,5 +1,6 @@
 """Files and folders that the settings name: made absolute, and checked before anything starts."""
 
+import glob
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -169,9 +170,7 @@ def file_problems(source: SourceConfig, split: str, prefix: str) -> Iterator[str
 
 def exists(path: Path) -> bool:
     """Whether a file, a folder or a match of a pattern is there."""
-    if path.exists():
-        return True
-    return any(sign in path.name for sign in "*?[") and any(path.parent.glob(path.name))
+    return path.exists() or bool(glob.glob(str(path)))
 
 
 def splits_read(config: Config) -> list[str]:

@@ -181,7 +181,8 @@ class SourceConfig:
     """Split name to file, folder or pattern (``*.jsonl``) in ``dir``. ``train`` is learned, ``validation``
     watched. Files may be txt, json, jsonl, csv, tsv or parquet, packed with gz, xz or zst."""
     eval_splits: list[str] = field(default_factory=list)
-    """Splits that are generated and scored after training."""
+    """Splits that are generated and scored after training; of a mix as source/split, or ``*``: those of its
+    sources."""
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     """Column names."""
     roles: dict[str, str] = field(default_factory=dict)
@@ -207,7 +208,8 @@ class SourceConfig:
     """Use only a seeded choice of about so many tokens of the train split. null: all."""
     validation_size: float | None = None
     """Hold out a part of the train split for validation: a share (below 1) or a number of examples. Chosen
-    by a hash of the prompt, so that a record stays on its side when other sources are added."""
+    by a hash of the prompt, so that a record stays on its side when other sources are added, and with a
+    share whatever is added."""
     objective: str | None = None
     """In a mix, what is learned of this source: sft or pretrain. null: the run's objective, and pretrain for
     ``text``."""

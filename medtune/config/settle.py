@@ -19,8 +19,10 @@ from medtune.config.inherit import (
     with_record,
 )
 from medtune.config.load import read_config
+from medtune.config.mix import with_mixed_sources
 from medtune.config.paths import with_absolute_paths
 from medtune.config.registry import resolve_registry
+from medtune.config.resolvers import CONF
 from medtune.config.schema import ColumnsConfig, Config
 from medtune.config.sources import SOURCE_KEYS
 from medtune.config.unused import unused_warning
@@ -51,6 +53,7 @@ def settle(
     *,
     problems: Sequence[str] = (),
     rules: Sequence[Rule] = (),
+    folders: Sequence[Path] = (CONF,),
 ) -> Settled:
     """Settles composed values into the configuration that the worker reads.
 
@@ -61,17 +64,27 @@ def settle(
         start: The folder that relative paths start from.
         problems: What is already known to be wrong, told with the rest.
         rules: Those of other layers.
+        folders: Where the sources of a mix are looked up.
 
     Raises:
         ConfigError: All problems.
     """
     values, notes, refused = inherit(values, typed, start)
+    values, unmixed = with_mixed_sources(values, typed, folders)
     config, unreadable = read_config(values)
     with_absolute_paths(config, start)
     unresolved = resolve_registries(config)
     choose_devices(config, machine)
     unbatched = batch_rows(config, typed)
-    found = [*problems, *refused, *unreadable, *unresolved, *unbatched, *check(config, machine, rules)]
+    found = [
+        *problems,
+        *refused,
+        *unmixed,
+        *unreadable,
+        *unresolved,
+        *unbatched,
+        *check(config, machine, rules),
+    ]
     if found:
         raise ConfigError(list(dict.fromkeys(found)))
     warning = unused_warning(config, typed)

@@ -27,7 +27,7 @@ def sources_of(data: DataConfig) -> dict[str, SourceConfig]:
 
 def read_source(data: DataConfig, name: str, problems: list[str]) -> SourceConfig:
     """One source of a mix, as ``data.sources`` has it."""
-    values: dict[str, Any] = {"name": name, **(data.sources.get(name) or {})}
+    values: dict[str, Any] = {**(data.sources.get(name) or {}), "name": name}
     return read_section(SourceConfig, values, f"data.sources.{name}.", problems)
 
 

@@ -35,6 +35,7 @@ ROWS = (
         "data.cache_dir",
     ),
     *("data.prepare_workers", "data.learn", "data.learn_thinking", "data.filter", "data.max_tokens"),
+    *("data.on_error", "data.validation_size"),
     *("data.dedup", "data.dedup_threshold", "data.contamination", "data.mix_by", "data.mix_temperature"),
     *("data.mix_stop",),
 )
@@ -128,6 +129,21 @@ IDLE = (
         lambda config: f"data.format={config.data.format}",
     ),
     Idle(OF_ONE_SOURCE, lambda config: bool(config.data.mix), lambda config: "data.mix"),
+    Idle(
+        ("data.format",),
+        lambda config: bool(config.data.mix) and config.generate.input is None,
+        lambda config: "data.mix (data.sources.NAME.format sets that of a source)",
+    ),
+    Idle(
+        ("data.pack_groups",),
+        lambda config: config.data.packing == "none",
+        lambda config: "data.packing=none",
+    ),
+    Idle(
+        ("data.pack_groups",),
+        lambda config: config.data.pack_groups == "source" and not config.data.mix,
+        lambda config: "one source",
+    ),
     Idle(
         (
             "data.sources",

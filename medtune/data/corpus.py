@@ -1,10 +1,12 @@
 """The splits that a run learns from: every source prepared, duplicates marked, rows packed."""
 
+import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +18,11 @@ from medtune.data.duplicates.held_out import Fingerprints, fingerprints_of_split
 from medtune.data.fates import Fate
 from medtune.data.parts import Part
 from medtune.data.reading.splits import raw_records, reader_of, split_files
-from medtune.data.rows.lengths import key_of
+from medtune.data.rows.lengths import drop_unusable, key_of
 from medtune.data.rows.split import PackedSplit
 from medtune.data.tokens.content import content_of
 from medtune.data.tokens.prepare import TokenizerSource, prepare_split
-from medtune.data.tokens.store import TokenStore
+from medtune.data.tokens.store import DROPPED, TokenStore
 from medtune.runtime.hardware import PROJECT
 
 TRAIN, VALIDATION = "train", "validation"
@@ -44,6 +46,18 @@ class Corpus:
     def pad_id(self) -> int:
         """The id that fills rows up; nothing reads it but the embedding."""
         return int(self.splits[TRAIN].parts[0].store.meta["pad_id"] or 0)
+
+    def dropped(self) -> Iterator[dict[str, Any]]:
+        """The records that an error or a filter left out: source, file, line, cause, reason."""
+        stores = {
+            part.store.folder: (part.name, part.store)
+            for split in self.splits.values()
+            for part in split.parts
+            if part.store.meta["dropped"]
+        }
+        for name, store in stores.values():
+            with (store.folder / DROPPED).open(encoding="utf-8") as file:
+                yield from ({"source": name, **json.loads(line)} for line in file)
 
 
 def build_corpus(config: Config, tokenizer: TokenizerSource) -> Corpus:
@@ -70,7 +84,10 @@ def build_corpus(config: Config, tokenizer: TokenizerSource) -> Corpus:
             validation.append(part_of(source, VALIDATION, store, part.objective))
         elif held.any():
             validation.append(replace(part, fates=np.where(held, Fate.KEPT, Fate.TRAIN).astype(np.uint8)))
-    duplicates = mark_duplicates(train, data, held_out_splits(data, validation, cache), contents, cache)
+    for part in train:
+        drop_unusable(part, data)
+    shown = [part for part in train if not data.mix or 0 not in (part.source.weight, part.source.max_passes)]
+    duplicates = mark_duplicates(shown, data, held_out_splits(data, validation, cache), contents, cache)
     return Corpus(pack_splits(config, train, validation), duplicates)
 
 
@@ -160,7 +177,12 @@ def smallest_prompts(prompts: NDArray[np.uint64], size: float) -> NDArray[np.boo
 
 
 def held_out_splits(data: DataConfig, validation: list[Part], cache: Path) -> dict[str, Fingerprints]:
-    """What training examples must not be in: the validation rows, and every other split that is on disk."""
+    """What training examples must not be in: the validation rows, and every other split that is on disk.
+
+    Raises:
+        ValueError: A record of ``data.eval_splits`` cannot be read; that of a split that nothing else needs
+            is only told.
+    """
     found = {}
     for part in validation:
         name = f"{part.name}/{VALIDATION}" if data.mix else VALIDATION
@@ -169,9 +191,13 @@ def held_out_splits(data: DataConfig, validation: list[Part], cache: Path) -> di
         for split in source.splits:
             if split in (TRAIN, VALIDATION) or not is_there(source, split):
                 continue
-            found[f"{source.name}/{split}" if data.mix else split] = fingerprints_of_split(
-                source, split, cache
-            )
+            name = f"{source.name}/{split}" if data.mix else split
+            try:
+                found[name] = fingerprints_of_split(source, split, cache)
+            except ValueError as error:
+                if name in data.eval_splits:
+                    raise
+                log.warning("data: %s is not compared with training: %s", name, error)
     return found
 
 

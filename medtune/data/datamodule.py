@@ -1,7 +1,10 @@
 """The one DataModule: tokenised once, packed, in exact order, for every objective."""
 
 import logging
+from collections.abc import Iterator
 from functools import cached_property
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
@@ -17,7 +20,7 @@ from medtune.data.rows.collate import Collator
 from medtune.data.rows.order import Item, StepPlan, StepSampler
 from medtune.data.rows.split import PackedSplit
 from medtune.data.tokens.prepare import TokenizerSource
-from medtune.runtime.record import RunFolder, merge_json
+from medtune.runtime.record import RunFolder, merge_json, write_jsonl
 
 log = logging.getLogger(__name__)
 
@@ -105,11 +108,8 @@ class PackedDataModule(L.LightningDataModule):
         merge_json(self.folder.data_report_file, report)
         write_markdown(self.folder.path / "data_report.md", report)
         plot_data(ledgers, self.folder.plots / "data.png")
-        pairs = self.folder.path / "duplicates.jsonl"
-        if len(corpus.duplicates.pairs):
-            corpus.duplicates.write_pairs(pairs)
-        else:
-            pairs.unlink(missing_ok=True)  # of an earlier run in this folder
+        list_rows(self.folder.path / "duplicates.jsonl", corpus.duplicates.rows())
+        list_rows(self.folder.path / "dropped.jsonl", corpus.dropped())
 
     @cached_property
     def step_plan(self) -> StepPlan:
@@ -153,3 +153,13 @@ class PackedDataModule(L.LightningDataModule):
             num_workers=workers,
             persistent_workers=workers > 0,
         )
+
+
+def list_rows(path: Path, rows: Iterator[dict[str, Any]]) -> None:
+    """Writes JSON lines; without any, no file, and none of an earlier run in this folder."""
+    first = next(rows, None)
+    if first is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_jsonl(path, chain([first], rows))
+        log.info("data: %s lists them", path)

@@ -146,7 +146,7 @@ def plot_data(splits: Mapping[str, Ledger], picture: Path) -> None:
     for name, source in splits["train"]["sources"].items():
         bars = source["length_histogram"]
         if bars:
-            left.stairs(bars["counts"], bars["edges"], label=f"{name} ({source['documents']['kept']:,})")
+            left.stairs(bars["counts"], bars["edges"], label=f"{name} ({sum(bars['counts']):,})")
     left.axvline(splits["train"]["rows"]["sequence_length"], color="tab:gray", linestyle=":")
     left.set(xlabel="tokens of a document", ylabel="documents", yscale="symlog")
     left.legend()

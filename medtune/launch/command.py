@@ -13,7 +13,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from medtune.config.compose import HYDRA_VERSION, compose_settings, plain_settings, register_schema
+from medtune.config.compose import (
+    HYDRA_VERSION,
+    compose_settings,
+    option_folders,
+    plain_settings,
+    register_schema,
+)
 from medtune.config.overrides import (
     CommandLine,
     group_options,
@@ -141,7 +147,7 @@ def trial_problems(options: argparse.Namespace, overrides: Sequence[str]) -> lis
 def request_of(settings: DictConfig, overrides: Sequence[str], problems: Sequence[str] = ()) -> Request:
     """What composed settings ask for."""
     values, missing = plain_settings(settings)
-    return Request(values, overrides, [*problems, *missing])
+    return Request(values, overrides, [*problems, *missing], option_folders(settings))
 
 
 def run_once(options: argparse.Namespace, plan: Plan) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 from medtune.config.checks import Machine, Rule
 from medtune.config.overrides import typed_keys
+from medtune.config.resolvers import CONF
 from medtune.config.schema import Config
 from medtune.config.settle import Settled, settle
 from medtune.launch.console import say, show_problems, warn
@@ -46,11 +47,13 @@ class Request:
         values: Composed plain values.
         overrides: Of this run, as Hydra was given them.
         problems: Already known.
+        folders: Where options were looked up.
     """
 
     values: Mapping[str, Any]
     overrides: Sequence[str]
     problems: Sequence[str] = ()
+    folders: Sequence[Path] = (CONF,)
 
 
 def settle_request(request: Request) -> Settled:
@@ -67,6 +70,7 @@ def settle_request(request: Request) -> Settled:
         Path.cwd(),
         problems=request.problems,
         rules=RULES,
+        folders=request.folders,
     )
 
 

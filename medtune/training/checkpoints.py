@@ -38,9 +38,12 @@ FIXED = (
     # Which rows a step shows.
     "data.sequence_length", "data.packing", "data.pack_groups", "data.overlong", "data.max_examples",
     "data.max_tokens", "data.validation_size", "data.filter", "data.dedup", "data.dedup_threshold",
+    "data.format", "data.columns", "data.roles", "data.learn", "data.learn_thinking", "data.on_error",
+    "template",
     "data.contamination", "data.mix", "data.mix_by", "data.mix_temperature", "data.mix_stop", "data.sources",
 )  # fmt: skip
-PLACES = ("dir", "origin", "hub", "splits")  # keys of a source that say where its files are
+# Keys of a source that do not say what its rows are, but where its files lie, or what is scored.
+PLACES = ("name", "dir", "origin", "hub", "splits", "eval_splits", "sha1", "verify")
 
 
 @dataclass(frozen=True)

@@ -131,6 +131,14 @@ def test_killed_at_any_moment_and_run_again_it_is_the_same_store(tmp_path, start
     assert sorted(entry.name for entry in cache.iterdir() if entry.is_dir()) == [stores(cache)[0].name]
 
 
+def test_a_script_without_a_guard_does_not_begin_anew_in_its_workers(tmp_path, start):
+    script = tmp_path / "child.py"
+    script.write_text(script.read_text().replace('if __name__ == "__main__":\n    main()', "main()"))
+    log = finish(start(tmp_path / "cache"))
+    assert log.count("tokenising train of sample") == 1
+    assert len(stores(tmp_path / "cache")) == 1
+
+
 def test_of_two_at_once_one_prepares_and_the_other_waits(tmp_path, start):
     first, second = start(tmp_path / "cache", 1), start(tmp_path / "cache", 1)
     logs = sorted([finish(first), finish(second)], key=len)

@@ -25,7 +25,6 @@ from medtune.data.fates import Fate
 from medtune.data.parts import Part, offsets_of
 from medtune.data.tokens.array_cache import Arrays, cached_arrays
 from medtune.data.tokens.content import fingerprint
-from medtune.runtime.record import write_jsonl
 
 Ints = NDArray[np.int64]
 Words = NDArray[np.uint64]
@@ -109,7 +108,7 @@ class DedupReport:
         removes_contaminated: Whether ``data.contamination`` is ``remove``.
         counts: By source, the number of documents by fate, those kept and held out included.
         contamination: For every source and held-out split.
-        pairs: What :meth:`write_pairs` lists.
+        pairs: What :meth:`rows` lists.
     """
 
     dedup: str
@@ -129,15 +128,11 @@ class DedupReport:
             "pairs": len(self.pairs),
         }
 
-    def write_pairs(self, path: Path) -> None:
-        """Writes a line of JSON for every pair: ``kept``, ``dropped`` (file:line), ``kind``, ``similarity``.
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """A line for every pair: ``kept``, ``dropped`` (file:line), ``kind``, ``similarity``.
 
         A contaminated document that stays is told as ``kept`` too, beside the ``held_out`` one.
         """
-        write_jsonl(path, self.rows())
-
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """The lines of :meth:`write_pairs`."""
         pairs = self.pairs
         for kept, dropped, kind, similarity in zip(
             pairs.kept.tolist(),

@@ -1,6 +1,6 @@
 """What is asked and said in splits that training must not see."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import compress, islice
@@ -146,13 +146,8 @@ def split_records(source: SourceConfig, split: str) -> Iterator[tuple[int, Examp
 
     With ``on_error=skip`` what cannot be read is passed over; generation, which needs it, will tell.
     """
-    return islice(readable(source, split), source.max_examples)
-
-
-def readable(source: SourceConfig, split: str) -> Iterable[tuple[int, Example]]:
-    """See :func:`split_records`; without the limit."""
     reader, names = reader_of(source, split, needs_response=False), file_names(source, split)
-    for number, line, raw in raw_records(source, split):
+    for number, line, raw in islice(raw_records(source, split), source.max_examples):
         try:
             example = reader.read(names[number], line, raw)
         except ValueError:

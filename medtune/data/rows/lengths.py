@@ -51,7 +51,7 @@ def settle(part: Part, data: DataConfig, *, seed: int, is_train: bool) -> tuple[
         ValueError: Examples are too long, or none of their tokens is learned, and they may not be left out.
     """
     part = replace(part, fates=part.fates.copy())
-    drop_unlearned(part, data)
+    drop_unusable(part, data)
     start = settle_overlong(part, data)
     if is_train and part.source.max_tokens is not None:
         cap(part, part.store.lengths - start, part.source.max_tokens, seed)
@@ -96,6 +96,22 @@ def learned_from(store: TokenStore, start: Ints) -> Ints:
     return np.bincount(document, weights=inside, minlength=len(store)).astype(np.int64)
 
 
+def drop_unusable(part: Part, data: DataConfig) -> None:
+    """Leaves out, in place, what teaches nothing and, with ``overlong=drop``, what is too long.
+
+    Before duplicates are looked for, so that nothing gives way to a document that is not learned.
+
+    Raises:
+        ValueError: As :func:`drop_unlearned`.
+    """
+    drop_unlearned(part, data)
+    long = np.flatnonzero((part.fates == Fate.KEPT) & (part.store.lengths > data.sequence_length))
+    if len(long) and part.source.overlong == "drop" and data.packing != "concat":
+        part.fates[long] = Fate.OVERLONG
+        key = key_of(data, part, "overlong")
+        log.warning("data: %d overlong examples of %s are left out (%s=drop)", len(long), part.name, key)
+
+
 def drop_unlearned(part: Part, data: DataConfig) -> None:
     """Leaves out documents that teach nothing.
 
@@ -134,9 +150,6 @@ def settle_overlong(part: Part, data: DataConfig) -> Ints:
             f"{key}=split cuts a text into several, which would part a response of {part.name} from its "
             f"prompt; choose {key}=truncate or {key}=drop"
         )
-    if rule == "drop":
-        part.fates[long] = Fate.OVERLONG
-        log.warning("data: %d overlong examples of %s are left out (%s=drop)", len(long), part.name, key)
     if rule == "truncate":
         for document in long.tolist():
             start[document] = truncated_start(part, data, document)

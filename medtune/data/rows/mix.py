@@ -13,6 +13,7 @@ from medtune.config.schema import DataConfig, SourceConfig
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
+MOST_PASSES = 10_000
 WHOLE = 1e-9  # passes this near to a whole number are whole: shares of a sum are not exact
 
 
@@ -82,7 +83,20 @@ def mixture_of(sizes: Ints, sources: Sequence[SourceConfig], data: DataConfig) -
     totals = sizes[used] / shares[used]  # size of the epoch that shows each source exactly once
     total = {"first": totals.min(), "all": totals.max(), "steps": sizes[used].sum()}[data.mix_stop]
     passes = shares * total / np.maximum(sizes, 1)
+    refuse_endless(passes, sources, data)
     return Mixture(shares, passes if data.mix_stop == "steps" else capped(passes, sources))
+
+
+def refuse_endless(passes: Floats, sources: Sequence[SourceConfig], data: DataConfig) -> None:
+    """Raises ValueError where an epoch would repeat a source beyond all use, and memory."""
+    limits = [np.inf if source.max_passes is None else source.max_passes for source in sources]
+    most = int(np.argmax(np.minimum(passes, limits)))
+    if passes[most] > MOST_PASSES and limits[most] > MOST_PASSES:
+        name = sources[most].name
+        raise ValueError(
+            f"data.mix_stop={data.mix_stop}: an epoch would go {passes[most]:.3g} times over {name}; raise "
+            f"the smallest weight, set data.sources.{name}.max_passes, or choose data.mix_stop=first"
+        )
 
 
 def scaled(mixture: Mixture, factor: float, sources: Sequence[SourceConfig]) -> Mixture:

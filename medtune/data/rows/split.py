@@ -212,5 +212,6 @@ def check_not_empty(parts: Sequence[Part], data: DataConfig, split: str, is_mixe
         causes = ", ".join(f"{cause} {count}" for cause, count in lost.items()) or "it had none"
         raise ValueError(
             f"no example of {part.name} is left for {split} with data.sequence_length="
-            f"{data.sequence_length}: {causes}"
+            f"{data.sequence_length}: {causes}; loosen what drops them (error: data.on_error, min_chars and "
+            "its like: data.filter, overlong, duplicate, contaminated: the keys of those names)"
         )

@@ -4,11 +4,13 @@ import gc
 import multiprocessing
 import os
 import signal
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from typing import Any
 
 from medtune.data.tokens.encode import ChunkEncoder, EncodedChunk, Record
 from medtune.runtime.hardware import cpu_cores
@@ -53,7 +55,8 @@ def encode_chunks(
         waiting: deque[Future[EncodedChunk]] = deque()
         try:
             for chunk in chunks:
-                waiting.append(pool.submit(encode_in_worker, chunk))
+                with main_left_out():
+                    waiting.append(pool.submit(encode_in_worker, chunk))
                 if len(waiting) > workers * CHUNKS_AHEAD:
                     yield waiting.popleft().result()
             while waiting:
@@ -63,6 +66,24 @@ def encode_chunks(
                 "a process that tokenises was killed, perhaps because memory ran out; nothing was stored. "
                 "Set data.prepare_workers=1 to tokenise in one process"
             ) from error
+
+
+@contextmanager
+def main_left_out() -> Iterator[None]:
+    """Keeps processes that are started from importing the program that starts them.
+
+    They need nothing of it; a script without ``if __name__ == "__main__"`` would begin anew in each, and
+    wait for the lock that its parent holds.
+    """
+    main = sys.modules["__main__"]
+    known: dict[str, Any] = {
+        name: vars(main).pop(name) for name in ("__file__", "__spec__") if name in vars(main)
+    }
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        vars(main).update(known)
 
 
 @contextmanager

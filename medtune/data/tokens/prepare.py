@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from itertools import islice, starmap
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+from medtune.config.columns import FORMAT_COLUMNS
 from medtune.config.schema import SourceConfig, TemplateConfig
 from medtune.data.reading.splits import (
     file_names,
@@ -67,6 +68,10 @@ def prepare_split(
     key = store_key(source, split, template, tokenizer.fingerprint)
     folder = cache / key.digest
     what = f"{split} of {source.name}"
+    damage = damage_of(folder) if folder.exists() else None
+    if folder.exists() and damage is None:  # whole since it was renamed: no lock, and nothing to write
+        log.info("data: %s read from the cache (%s)", what, key.digest)
+        return TokenStore(folder, file_names(source, split))
     with only_one_process(cache, key.digest, what):
         remove_leftovers(cache, key.digest)
         damage = damage_of(folder) if folder.exists() else None
@@ -89,13 +94,15 @@ def store_key(
     names = [Path(name).name for name in file_names(source, split)]
     # A hub data set would have to be opened for its format.
     format = source.format if source.hub else reader_of(source, split, needs_response=True).format
+    columns, limits = asdict(source.columns), asdict(source.filter)
+    read = FORMAT_COLUMNS.get(format, columns)
     reading = {
         "format": format,
-        "columns": asdict(source.columns),
+        "columns": {name: column for name, column in columns.items() if name in read},
         "roles": source.roles,
         "learn": source.learn,
         "learn_thinking": source.learn_thinking,
-        "filter": asdict(source.filter),
+        "filter": {name: limit for name, limit in limits.items() if limit is not None},
         "on_error": source.on_error,
         "max_examples": source.max_examples,
     }
@@ -106,11 +113,16 @@ def store_key(
             **{
                 name: json.dumps(value, sort_keys=True, ensure_ascii=False) for name, value in reading.items()
             },
-            "template": json.dumps(asdict(template), sort_keys=True, ensure_ascii=False),
+            "template": json.dumps(rendering(template), sort_keys=True, ensure_ascii=False),
             "tokenizer": tokenizer_fingerprint,
             "encoder": ENCODER_VERSION,
         }
     )
+
+
+def rendering(template: TemplateConfig) -> dict[str, Any]:
+    """The keys of a template that ids depend on."""
+    return {name: value for name, value in asdict(template).items() if name not in ("name", "stop")}
 
 
 def build_store(

@@ -76,13 +76,13 @@ def tokenizer_folder(model: ModelConfig) -> Path:
 
 
 def fingerprint_of_files(folder: Path) -> str:
-    """XXH3-128 of the names and bytes of a tokenizer's files, and of the model type in config.json."""
+    """XXH3-128 of the names and bytes of a tokenizer's files, and of what config.json says of its class."""
     digest = xxhash.xxh3_128()
     for path in tokenizer_files(folder):
         content = path.read_bytes()
         digest.update(f"{path.name}:{len(content)}\n".encode())
         digest.update(content)
-    digest.update(model_type(folder).encode())
+    digest.update(class_settings(folder).encode())
     return digest.hexdigest()
 
 
@@ -92,13 +92,15 @@ def tokenizer_files(folder: Path) -> Iterator[Path]:
     yield from sorted(path for path in found if path.is_file())
 
 
-def model_type(folder: Path) -> str:
-    """What config.json says the model is, by which transformers chooses the tokenizer's class."""
+def class_settings(folder: Path) -> str:
+    """What config.json says of the model's type and the tokenizer's class, by which the latter is chosen."""
     try:
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return ""  # a damaged one is told when the tokenizer is loaded
-    return str(settings.get("model_type")) if isinstance(settings, dict) else ""
+    if not isinstance(settings, dict):
+        return ""
+    return f"{settings.get('model_type')} {settings.get('tokenizer_class')}"
 
 
 def fingerprint_of(tokenizer: "PreTrainedTokenizerBase") -> str:

@@ -4,15 +4,19 @@ from dataclasses import asdict
 
 import pytest
 
-from medtune.config.compose import compose_settings, plain_settings
+from medtune.config.compose import compose_settings, option_folders, plain_settings
 from medtune.config.load import config_from_dict
+from medtune.config.mix import with_mixed_sources
+from medtune.config.resolvers import CONF
 from medtune.config.schema import DataConfig
 from medtune.config.sources import source_of_split, sources_of
 from medtune.runtime.errors import ConfigError
 
 
 def composed(*overrides, folder=None):
-    values, problems = plain_settings(compose_settings(["data=mix", *overrides], folder=folder))
+    settings = compose_settings(["data=mix", *overrides], folder=folder)
+    typed = [override.lstrip("+").partition("=")[0] for override in overrides]
+    values, problems = with_mixed_sources(plain_settings(settings)[0], typed, option_folders(settings))
     return config_from_dict(values).data, problems
 
 
@@ -62,6 +66,34 @@ def test_evaluation_splits_are_those_of_the_sources():
     data, _ = composed("data.mix=[sample,msra_ner,sample_corpus]")
     assert data.eval_splits == ["sample/test", "sample/new_words", "msra_ner/validation"]
     assert composed("data.mix=[sample]", "data.eval_splits=[sample/long]")[0].eval_splits == ["sample/long"]
+    assert composed("data.mix=[sample]", "data.eval_splits=[]")[0].eval_splits == []
+
+
+def test_what_is_typed_for_the_mix_goes_before_what_an_earlier_run_had():
+    """As after ``weights=RUN``, whose record spells every source out."""
+    record = asdict(composed("data.mix=[sample,msra_ner]")[0])
+    record |= {"max_examples": 5, "filter": {**record["filter"], "max_chars": 50}}
+    record["sources"]["sample"] |= {"max_examples": 9, "filter": {"min_chars": 3}}
+    record["sources"]["msra_ner"]["max_examples"] = 7
+    typed = ["data.max_examples", "data.filter.max_chars", "data.sources.msra_ner.max_examples"]
+    data = with_mixed_sources({"data": record}, typed, [CONF])[0]["data"]
+    assert data["sources"]["sample"]["max_examples"] == 5
+    limits = data["sources"]["sample"]["filter"]
+    assert (limits["min_chars"], limits["max_chars"]) == (3, 50)
+    assert data["sources"]["msra_ner"]["max_examples"] == 7
+
+
+def test_another_mix_than_that_of_an_earlier_run_has_its_own_sources():
+    record = asdict(composed("data.mix=[sample,msra_ner]")[0]) | {"mix": ["msra_ner"]}
+    values, problems = with_mixed_sources({"data": record}, ["data.mix"], [CONF])
+    assert problems == []
+    assert [*values["data"]["sources"]] == ["msra_ner"]
+    assert values["data"]["eval_splits"] == ["msra_ner/validation"]
+
+
+def test_a_source_is_called_what_the_mix_calls_it():
+    data = DataConfig(mix=["a"], sources={"a": {"name": "b"}})
+    assert sources_of(data)["a"].name == "a"
 
 
 @pytest.mark.parametrize(

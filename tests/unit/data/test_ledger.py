@@ -162,9 +162,14 @@ def counts_of(made, run):
             fates = ["kept" if is_held else "train" for is_held in held]
             validation[source["name"]] = Count(count.talks, fates, count.dropped)
         count.move(held.__getitem__, "validation")
+    known = {words(count.talks[index]) for count in validation.values() for index in count.kept}
+    for split in (train, validation):
+        for source in made:
+            if source["name"] in split and source["overlong"] == "drop" and run["packing"] != "concat":
+                count = split[source["name"]]
+                lengths = [len(talk.tokens) for talk in count.talks]
+                count.move(lambda at: lengths[at] > run["sequence_length"], "overlong")  # noqa: B023
     if run["contamination"] == "remove":
-        known = {words(talk) for count in validation.values() for index in count.kept
-                 for talk in [count.talks[index]]}  # fmt: skip
         contents, prompts = ({pair[side] for pair in known} for side in (0, 1))
         for count in train.values():
             said = [words(talk) for talk in count.talks]
@@ -176,12 +181,6 @@ def counts_of(made, run):
                 content = count.talks[index].content
                 count.fates[index] = "duplicate" if content in seen else "kept"
                 seen.add(content)
-    for split in (train, validation):
-        for source in made:
-            if source["name"] in split and source["overlong"] == "drop" and run["packing"] != "concat":
-                count = split[source["name"]]
-                lengths = [len(talk.tokens) for talk in count.talks]
-                count.move(lambda at: lengths[at] > run["sequence_length"], "overlong")  # noqa: B023
     return {"train": train, "validation": validation} if validation else {"train": train}
 
 

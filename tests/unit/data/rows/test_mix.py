@@ -1,6 +1,7 @@
 """Mixes: how often an epoch goes over each source, and which of its documents it shows."""
 
 from collections import Counter
+from dataclasses import replace
 from itertools import accumulate
 
 import numpy as np
@@ -147,3 +148,12 @@ def test_a_source_too_small_for_its_share_of_an_epoch_has_its_turn_later():
 )
 def test_the_cut_is_between_the_nearest_documents(share, count):
     assert nearest_cut(np.array([50, 30, 20]), share) == count
+
+
+def test_a_weight_that_would_repeat_a_source_without_end_is_refused():
+    sources = [SourceConfig(name=name, weight=weight) for name, weight in (("a", 1.0), ("b", 1e-12))]
+    data = DataConfig(mix=["a", "b"], mix_stop="all")
+    with pytest.raises(ValueError, match=r"would go 1e\+12 times over a; raise the smallest weight"):
+        mixture_of(np.array([100, 100]), sources, data)
+    limited = [replace(source, max_passes=3.0) for source in sources]
+    assert mixture_of(np.array([100, 100]), limited, data).passes.tolist() == [3, 1]

@@ -384,6 +384,7 @@ def held(path):
 def test_parts_of_killed_preparations_are_removed_but_not_those_of_living_ones(source, prepare, tmp_path):
     cache = tmp_path / "cache"
     folder = prepare(source).folder
+    shutil.rmtree(folder)
     for key in (folder.name, "dead", "alive"):
         (cache / f".{key}.77.tmp").mkdir()
         (cache / f".{key}.77.tmp" / TOKENS).write_text("half")
@@ -398,12 +399,27 @@ def test_parts_of_killed_preparations_are_removed_but_not_those_of_living_ones(s
     finally:
         done.set()
         process.join()
+    shutil.rmtree(folder)
     prepare(source)
     assert [entry.name for entry in cache.iterdir() if entry.suffix != ".lock"] == [folder.name]
 
 
+def test_a_hit_writes_nothing_and_waits_for_nobody(source, prepare, tmp_path):
+    """A cache may be shared, and read-only."""
+    folder = prepare(source).folder
+    process, done = held(folder.with_name(f"{folder.name}.lock"))
+    try:
+        before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")}
+        prepare(source)
+        assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")} == before
+    finally:
+        done.set()
+        process.join()
+
+
 def test_the_second_process_waits_and_says_so_once(source, prepare, tmp_path, caplog):
     folder = prepare(source).folder
+    shutil.rmtree(folder)
     caplog.set_level(logging.INFO)
     process, done = held(tmp_path / "cache" / f"{folder.name}.lock")
     handler = Setter(done)
