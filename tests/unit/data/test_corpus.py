@@ -159,7 +159,7 @@ def test_a_share_that_holds_out_nothing_is_told(tmp_path, tiny_tokenizer, caplog
 
 def test_a_source_all_of_whose_records_are_left_out_says_what_left_them_out(tmp_path, tiny_tokenizer):
     source = toy(tmp_path, TALKS[:5], validation_size=2.0, filter={"min_chars": 100})
-    with pytest.raises(ValueError, match=r"no example of toy is left for train.*: min_chars 5$"):
+    with pytest.raises(ValueError, match=r"no example of toy is left for train.*: min_chars 5;"):
         corpus_of(config_of(tmp_path, source), tiny_tokenizer)
 
 
