@@ -64,7 +64,7 @@ def read_section(section: type[Section], values: Any, prefix: str, problems: lis
     if not isinstance(values, Mapping):
         problems.append(f"{prefix.rstrip('.')}={values} is a section: its keys are set one by one")
         values = {}
-    known = {key.name: key for key in own_keys(section)}  # type: ignore[arg-type]
+    known = {key.name: key for key in own_keys(section)}  # type: ignore[arg-type] # it is hashable
     for name in values:
         if name not in known:
             problems.append(unknown_key(prefix, name, values[name], known))

@@ -67,7 +67,9 @@ class ArrayText:
     def next_letter(self) -> str:
         """Goes to the next letter that is not white space; empty at the end of the file."""
         while True:
-            self.move(SPACE.match(self.text, self.start).end())  # type: ignore[union-attr]
+            space = SPACE.match(self.text, self.start)
+            assert space is not None  # it may be empty
+            self.move(space.end())
             if self.start < len(self.text) or self.ended:
                 return self.text[self.start : self.start + 1]
             self.grow()

@@ -215,4 +215,4 @@ def content_digest(path: Path) -> bytes:
 def sha1_of(path: Path) -> str:
     """SHA-1 of one file's bytes on disk, as registries give it."""
     with open_disk(path) as disk:
-        return hashlib.file_digest(disk, "sha1").hexdigest()  # type: ignore[arg-type]
+        return hashlib.file_digest(disk, "sha1").hexdigest()  # type: ignore[arg-type] # any bytes will do
