@@ -1,17 +1,23 @@
 """Forward arguments that keep the documents of a packed row apart, for every family.
 
 Transformers derives document bounds from restarting positions, but only without a 2-D mask and without
-a cache, and drops them silently otherwise. So the mask is built here and handed over finished: a 4-D
-mask is used as it is, whatever else is given.
+a cache, and drops them silently otherwise. So what a family's attention needs is made here, from document
+ids, and handed over finished; it is used as it is, whatever else is given.
+
+Shapes: B rows, T tokens in a row, K cached and new tokens, N documents of all rows together.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from medtune.runtime.errors import ConfigError
-from medtune.runtime.families import packing_refusal
+from medtune.runtime.families import NATIVE_FAMILIES, packing_refusal
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 
 def attention_inputs(
@@ -26,7 +32,7 @@ def attention_inputs(
 
     Args:
         model_type: The family, ``model.config.model_type``.
-        attention: ``sdpa`` or ``eager``, ``model.config._attn_implementation``.
+        attention: ``model.config._attn_implementation``.
         document_ids: [B, T], 1, 2, ... along a row, 0 for padding.
         position_ids: [B, T], restarting at each document.
         packed: False promises one document per row, padded on the right. A causal model then needs no
@@ -42,11 +48,20 @@ def attention_inputs(
     refusal = packing_refusal(model_type)
     if refusal is not None:
         raise ConfigError([refusal])
-    allowed = document_mask(document_ids)
-    # Eager attention adds its mask, and would add 1 for true; Baichuan adds ALiBi to the pairs itself.
-    if attention == "eager" and model_type != "baichuan":
-        allowed = additive_mask(allowed, dtype)
-    return {"attention_mask": allowed, "position_ids": position_ids, "use_cache": False}
+    if model_type in NATIVE_FAMILIES:
+        inputs: dict[str, Any] = {"document_ids": document_ids}
+    elif attention == "flash_attention_2":
+        bounds, longest = document_bounds(document_ids)
+        inputs = {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds}
+        inputs |= {"max_length_q": longest, "max_length_k": longest}
+    elif attention == "flex_attention":
+        inputs = {"attention_mask": block_mask(document_ids.shape, document_ids.device, document_ids)}
+    else:
+        allowed = document_mask(document_ids)
+        # Eager attention adds its mask, and would add 1 for true.
+        mask = additive_mask(allowed, dtype) if attention == "eager" else allowed
+        inputs = {"attention_mask": mask}
+    return {**inputs, "position_ids": position_ids, "use_cache": False}
 
 
 def document_mask(document_ids: Tensor) -> Tensor:
@@ -62,3 +77,51 @@ def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
     """0 where ``allowed``, else the least number of ``dtype``."""
     zero = torch.zeros((), dtype=dtype, device=allowed.device)
     return torch.where(allowed, zero, torch.finfo(dtype).min)
+
+
+def document_bounds(document_ids: Tensor) -> tuple[Tensor, int]:
+    """Where documents begin in the rows laid end to end, as kernels for several lengths take it.
+
+    Args:
+        document_ids: [B, T]; a row's padding is a document of its own.
+
+    Returns:
+        int32 [N + 1], the last being B * T; and the length of the longest document.
+    """
+    begins = torch.ones_like(document_ids, dtype=torch.bool)
+    begins[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
+    starts = begins.flatten().nonzero().squeeze(1)
+    bounds = torch.cat([starts, starts.new_full((1,), document_ids.numel())]).to(torch.int32)
+    return bounds, int(bounds.diff().max())
+
+
+def block_mask(
+    shape: Sequence[int],
+    device: torch.device,
+    document_ids: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    past: int = 0,
+) -> "BlockMask":
+    """Which blocks of pairs FlexAttention computes: causal by column, and within a document.
+
+    Args:
+        shape: B and T.
+        device: Of the products.
+        document_ids: [B, T]; None: a document per row.
+        attention_mask: [B, K], 0 for padding.
+        past: Cached columns left of the first query.
+    """
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def may_see(row: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        seen = key <= query + past
+        if document_ids is not None:
+            seen = seen & (document_ids[row, query] == document_ids[row, key])
+        if attention_mask is not None:
+            # A padding query sees itself, so that no row of the softmax is empty.
+            seen = seen & ((attention_mask[row, key] != 0) | (key == query + past))
+        return seen
+
+    batch, length = shape
+    rows = batch if document_ids is not None or attention_mask is not None else None
+    return create_block_mask(may_see, rows, None, length, past + length, device=str(device))

@@ -1,6 +1,7 @@
 """Baichuan-1 and -2, 7B and 13B, written against transformers 5 without remote code.
 
-One file covers four published networks. They share a pre-norm decoder with a fused ``W_pack``
+One file covers four published networks; what their layers share in attention (masks, ALiBi, the kernels) is
+in :mod:`medtune.models.native_attention`. They share a pre-norm decoder with a fused ``W_pack``
 projection and differ in two points, both read from ``config.json``:
 
 * positions: rotary where ``max_position_embeddings`` is given (7B), else ALiBi (13B);
@@ -12,7 +13,6 @@ is built on the meta device loses every non-persistent buffer when its weights a
 Shapes: B batch, T new tokens, K cached and new tokens, H heads, D head size, C hidden, V vocabulary.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,8 +21,10 @@ from torch.nn import functional as F
 from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.utils.generic import can_return_tuple
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from medtune.models.native_attention import Attend, alibi_slopes, build_attend
+from medtune.models.native_causal_lm import NativeCausalLM
 
 BAICHUAN2_VOCAB_SIZE = 125696
 ROPE_THETA = 10000.0
@@ -97,19 +99,6 @@ class BaichuanConfig(PreTrainedConfig):
         return self.max_position_embeddings is not None
 
 
-def alibi_slopes(num_heads: int) -> Tensor:
-    """Slopes of ALiBi (arXiv:2108.12409), fp32 [H].
-
-    For a head count that is no power of two, every other slope of the next power is appended, not sorted in.
-    """
-    power = 1 << (num_heads.bit_length() - 1)
-
-    def geometric(n: int) -> list[float]:
-        return [2.0 ** (-8.0 * (i + 1) / n) for i in range(n)]
-
-    return torch.tensor(geometric(power) + geometric(2 * power)[0::2][: num_heads - power])
-
-
 def rotary_angles(position_ids: Tensor, head_size: int) -> Rotary:
     """Cosine and sine of the rotation (arXiv:2104.09864), fp32 [B, 1, T, D], in the half-and-half layout."""
     exponents = torch.arange(0, head_size, 2, device=position_ids.device, dtype=torch.float32) / head_size
@@ -122,81 +111,6 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turns the halves of each head by the angles of its position; the products are fp32."""
     first, second = x.chunk(2, dim=-1)
     return (x * cos + torch.cat((-second, first), dim=-1) * sin).to(x.dtype)
-
-
-def allowed_pairs(
-    attention_mask: Tensor | None, query_length: int, past: int, device: torch.device
-) -> Tensor:
-    """Which key each query may see: bool [1 or B, 1, T, K], causal by column.
-
-    Args:
-        attention_mask: None; a 2-D padding mask over all K columns; or a finished 4-D mask, bool (true: may
-            see) or float (0: may see), which then is the whole answer.
-        query_length: T.
-        past: Cached columns left of the first query.
-        device: Where to build it.
-
-    Raises:
-        ValueError: The mask does not cover the K columns.
-    """
-    if attention_mask is not None and attention_mask.dim() == 4:
-        return attention_mask if attention_mask.dtype == torch.bool else attention_mask == 0
-    columns = torch.arange(past + query_length, device=device)
-    queries = columns[past:, None]
-    causal = (columns <= queries)[None, None]
-    if attention_mask is None:
-        return causal
-    if attention_mask.shape[-1] != columns.numel():
-        raise ValueError(
-            f"attention_mask has {attention_mask.shape[-1]} columns, but there are {columns.numel()} cached "
-            "and new tokens"
-        )
-    # A padding query sees itself, so that no row of the softmax is empty.
-    return causal & (attention_mask[:, None, None, :].bool() | (columns == queries))
-
-
-def alibi_mask(allowed: Tensor, num_heads: int, dtype: torch.dtype) -> Tensor:
-    """ALiBi and the allowed pairs as one additive mask [1 or B, H, T, K], shared by all layers.
-
-    The bias is slope * (j - i) over columns j and i. Left padding, packed documents and the cache all
-    keep that difference, so positions are not needed. It is taken in fp32 and rounded once: slope * j in
-    bf16 would be off by 15 at 4096 tokens.
-    """
-    query_length, num_columns = allowed.shape[-2:]
-    columns = torch.arange(num_columns, device=allowed.device, dtype=torch.float32)
-    distance = columns - columns[num_columns - query_length :, None]
-    slopes = alibi_slopes(num_heads).to(allowed.device)[:, None, None]
-    bias = torch.empty((num_heads, query_length, num_columns), device=allowed.device, dtype=dtype)
-    torch.mul(distance, slopes, out=bias)
-    return torch.where(allowed, bias, torch.finfo(dtype).min)
-
-
-def product_dtype(hidden: Tensor) -> torch.dtype:
-    """Type of the attention products: autocast's where it is on, so that no layer converts the mask again."""
-    device_type = hidden.device.type
-    return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else hidden.dtype
-
-
-def eager_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention in plain products, softmax in fp32; without a mask, every query sees every key."""
-    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
-    if mask is not None:
-        scores = scores + mask
-    weights: Tensor = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
-    return weights @ value
-
-
-def sdpa_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention by torch's kernels; without a mask it is causal, or one query over all keys."""
-    return F.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=mask is None and query.shape[-2] > 1
-    )
-
-
-ATTENTION: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]] = {
-    "eager": eager_attention,
-    "sdpa": sdpa_attention,
-}
 
 
 class BaichuanRMSNorm(nn.Module):
@@ -223,7 +137,7 @@ class BaichuanAttention(nn.Module):
         self.W_pack = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
-    def forward(self, x: Tensor, mask: Tensor | None, rotary: Rotary | None, cache: Cache | None) -> Tensor:
+    def forward(self, x: Tensor, attend: Attend, rotary: Rotary | None, cache: Cache | None) -> Tensor:
         """[B, T, C] to [B, T, C]."""
         batch, length, hidden = x.shape
         packed = self.W_pack(x).view(batch, length, 3, self.num_heads, hidden // self.num_heads)
@@ -232,8 +146,8 @@ class BaichuanAttention(nn.Module):
             query, key = rotate(query, *rotary), rotate(key, *rotary)
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
-        attended = ATTENTION[self.config._attn_implementation](query, key, value, mask)
-        projected: Tensor = self.o_proj(attended.transpose(1, 2).reshape(batch, length, hidden))
+        attended = attend(query, key, value).transpose(1, 2).reshape(batch, length, hidden)
+        projected: Tensor = self.o_proj(attended)
         return projected
 
 
@@ -265,12 +179,12 @@ class BaichuanDecoderLayer(GradientCheckpointingLayer):
     def forward(
         self,
         x: Tensor,
-        mask: Tensor | None,
+        attend: Attend,
         rotary: Rotary | None,
         past_key_values: Cache | None = None,
     ) -> Tensor:
         """[B, T, C] to [B, T, C]. The cache goes by keyword: checkpointing looks for it there."""
-        x = x + self.self_attn(self.input_layernorm(x), mask, rotary, past_key_values)
+        x = x + self.self_attn(self.input_layernorm(x), attend, rotary, past_key_values)
         layer_output: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return layer_output
 
@@ -299,6 +213,8 @@ class BaichuanPreTrainedModel(PreTrainedModel):
     # The hub's 7B files hold the rotary frequencies, which follow from the head size.
     _keys_to_ignore_on_load_unexpected = [r"rotary_emb\.inv_freq"]
     _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_flash_attn = True
 
 
 class BaichuanModel(BaichuanPreTrainedModel):
@@ -321,18 +237,20 @@ class BaichuanModel(BaichuanPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
+        document_ids: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Hidden states [B, T, C] after the last norm.
 
         Args:
             input_ids: [B, T]; or give ``inputs_embeds``.
-            attention_mask: See :func:`allowed_pairs`. A 4-D mask keeps packed documents apart.
+            attention_mask: See :func:`build_attend`.
             position_ids: [B, T], for rotary positions only. None counts the columns.
             past_key_values: Filled in place.
             inputs_embeds: [B, T, C].
             use_cache: None follows the configuration.
             output_hidden_states: Also return the input of each layer and the last output.
+            document_ids: [B, T], for packed rows: a token sees its own document only. No cache is kept.
             **kwargs: What transformers hands to every model and this one has no use for.
 
         Raises:
@@ -344,14 +262,23 @@ class BaichuanModel(BaichuanPreTrainedModel):
             raise ValueError("output_attentions=True: Baichuan does not keep its attention weights")
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         use_cache = self.config.use_cache if use_cache is None else use_cache
-        if self.gradient_checkpointing and self.training:
+        if document_ids is not None or (self.gradient_checkpointing and self.training):
             use_cache, past_key_values = False, None
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
-        mask, rotary = self._positions(x, attention_mask, position_ids, past_key_values)
+        past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        rotary = self._rotary(x, position_ids, past)
+        attend = build_attend(
+            self.config._attn_implementation,
+            x,
+            attention_mask=attention_mask,
+            document_ids=document_ids,
+            past=past,
+            slopes=alibi_slopes(self.config.num_attention_heads) if rotary is None else None,
+        )
         states = [x]
         for layer in self.layers:
-            x = layer(x, mask, rotary, past_key_values=past_key_values)
+            x = layer(x, attend, rotary, past_key_values=past_key_values)
             if output_hidden_states:
                 states.append(x)
         x = self.norm(x)
@@ -361,43 +288,16 @@ class BaichuanModel(BaichuanPreTrainedModel):
             hidden_states=(*states[:-1], x) if output_hidden_states else None,
         )
 
-    def _positions(
-        self, x: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, cache: Cache | None
-    ) -> tuple[Tensor | None, Rotary | None]:
-        """The mask and the angles that all layers share."""
-        length, past = x.shape[1], cache.get_seq_length() if cache is not None else 0
-        dtype, eager = product_dtype(x), self.config._attn_implementation == "eager"
+    def _rotary(self, x: Tensor, position_ids: Tensor | None, past: int) -> Rotary | None:
+        """The angles that all layers share; None with ALiBi."""
         if not self.config.uses_rotary_positions:
-            allowed = allowed_pairs(attention_mask, length, past, x.device)
-            return alibi_mask(allowed, self.config.num_attention_heads, dtype), None
+            return None
         if position_ids is None:
-            position_ids = torch.arange(past, past + length, device=x.device)[None]
-        rotary = rotary_angles(position_ids, self.config.hidden_size // self.config.num_attention_heads)
-        if attention_mask is None and (length == 1 or (past == 0 and not eager)):
-            return None, rotary
-        allowed = allowed_pairs(attention_mask, length, past, x.device)
-        if eager:
-            zero = torch.zeros((), dtype=dtype, device=x.device)
-            return torch.where(allowed, zero, torch.finfo(dtype).min), rotary
-        return allowed, rotary
+            position_ids = torch.arange(past, past + x.shape[1], device=x.device)[None]
+        return rotary_angles(position_ids, self.config.hidden_size // self.config.num_attention_heads)
 
 
-def kept_positions(hidden: Tensor, logits_to_keep: int | Tensor) -> Tensor:
-    """The positions that the head projects.
-
-    An int keeps the last ones (0: all), a 1-D tensor those columns, a 2-D int tensor columns per row; a
-    2-D bool tensor [B, T] flattens to [kept, C].
-    """
-    if isinstance(logits_to_keep, int):
-        return hidden[:, -logits_to_keep:] if logits_to_keep else hidden
-    if logits_to_keep.dim() == 1:
-        return hidden[:, logits_to_keep]
-    if logits_to_keep.dtype == torch.bool:
-        return hidden[logits_to_keep]
-    return hidden.take_along_dim(logits_to_keep[..., None], dim=1)
-
-
-class BaichuanForCausalLM(BaichuanPreTrainedModel, GenerationMixin):
+class BaichuanForCausalLM(NativeCausalLM, BaichuanPreTrainedModel, GenerationMixin):
     """The decoder with its head."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
@@ -409,42 +309,9 @@ class BaichuanForCausalLM(BaichuanPreTrainedModel, GenerationMixin):
         self.lm_head = head(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()  # type: ignore[no-untyped-call]
 
-    @can_return_tuple  # type: ignore[untyped-decorator]
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        use_cache: bool | None = None,
-        logits_to_keep: int | Tensor = 0,
-        **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
-        """Logits, and the mean loss over ``labels`` (unshifted, -100 left out) where given.
-
-        Arguments are those of :meth:`BaichuanModel.forward` and :func:`kept_positions`.
-        """
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            **kwargs,
-        )
-        logits = self.lm_head(kept_positions(outputs.last_hidden_state, logits_to_keep))
-        return CausalLMOutputWithPast(
-            loss=None if labels is None else self._loss(logits, labels, **kwargs),
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-        )
-
-    def _loss(self, logits: Tensor, labels: Tensor, **kwargs: Any) -> Tensor:
-        loss: Tensor = self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **kwargs)
+    def label_loss(self, logits: Tensor, labels: Tensor, **kwargs: Any) -> Tensor:
+        """The mean cross-entropy, and Baichuan-2's z-loss where its weight is set."""
+        loss = super().label_loss(logits, labels, **kwargs)
         if self.config.z_loss_weight:
             # As the original has it: the largest logit, not the log of the sum, over every position that
             # predicts one, padding included.

@@ -1,5 +1,7 @@
 """A document in a packed row against the same document alone, for every family that may be packed."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -7,7 +9,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from medtune.models.attention import attention_inputs
 from medtune.models.load import enable_checkpointing
-from medtune.runtime.families import SAFE_FAMILIES
+from medtune.runtime.families import NATIVE_FAMILIES, SAFE_FAMILIES
+from tests.kernels import documented_flash, plain_flex
 
 LENGTHS = (7, 1, 12, 5)  # one document of a single token
 PADDING = 3
@@ -24,6 +27,9 @@ NETWORKS = {
     "baichuan_alibi": ("baichuan", {}),
     "baichuan_rotary": ("baichuan", {"max_position_embeddings": 64}),
     "baichuan2_alibi": ("baichuan", {"norm_head": True}),
+    "baichuan2_rotary": ("baichuan", {"norm_head": True, "max_position_embeddings": 64}),
+    "bloom": ("bloom", {"apply_residual_connection_post_layernorm": False}),
+    "bloom_after_norm": ("bloom", {"apply_residual_connection_post_layernorm": True}),
     "llama": ("llama", GROUPED),
     "mistral": ("mistral", GROUPED),
     "qwen2": ("qwen2", GROUPED),
@@ -38,12 +44,18 @@ def test_every_family_that_may_be_packed_is_here():
 @pytest.fixture(params=NETWORKS)
 def network(request):
     model_type, settings = NETWORKS[request.param]
-    return AutoConfig.for_model(model_type, **SIZES, **settings)
+    network = AutoConfig.for_model(model_type, **SIZES, **settings)
+    assert network.use_cache  # the default, with which transformers would drop its document bounds
+    return network
 
 
-@pytest.fixture(params=["sdpa", "eager"])
-def attention(request):
-    return request.param
+@pytest.fixture(params=["sdpa", "eager", "flex_attention", "flash_attention_2"])
+def attention(request, network, monkeypatch):
+    if request.param == "flash_attention_2" and network.model_type not in NATIVE_FAMILIES:
+        pytest.skip("transformers loads flash_attn on a GPU only; tests/gpu has the case")
+    kernel = {"flex_attention": plain_flex, "flash_attention_2": documented_flash}.get(request.param)
+    with kernel(monkeypatch) if kernel else nullcontext():
+        yield request.param
 
 
 @pytest.fixture
@@ -56,7 +68,9 @@ def row():
 
 
 def build(network, attention):
-    model = AutoModelForCausalLM.from_config(network, attn_implementation=attention)
+    """A model whose documents alone are computed in plain products or by torch's kernel."""
+    plain = attention if attention == "eager" else "sdpa"
+    model = AutoModelForCausalLM.from_config(network, attn_implementation=plain)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1 and "head" not in name:
@@ -94,11 +108,18 @@ def gradients_of(model):
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
+def with_attention(model, attention):
+    """``model`` with another kernel, past the check that flash_attn is really installed."""
+    model.config._attn_implementation = attention
+    return model
+
+
 @pytest.mark.parametrize("mode", ["eval", "train", "train_recomputed"])
 def test_a_packed_document_has_the_logits_and_gradients_that_it_has_alone(network, attention, mode, row):
     ids, documents, positions = row
     model = build(network, attention).train(mode != "eval")
     expected, expected_gradients = documents_alone(model, ids, documents)
+    with_attention(model, attention)
     if mode == "train_recomputed":
         enable_checkpointing(model)
     inputs = attention_inputs(network.model_type, attention, documents, positions, True, torch.float32)
@@ -114,6 +135,7 @@ def test_the_comparison_notices_a_mask_that_lets_documents_see_each_other(networ
     ids, documents, positions = row
     model = build(network, attention).eval()
     expected, _ = documents_alone(model, ids, documents)
+    with_attention(model, attention)
     one_document = (documents > 0).long()
     inputs = attention_inputs(network.model_type, attention, one_document, positions, True, torch.float32)
     found, _ = documents_packed(model, ids, documents, inputs)
@@ -127,11 +149,15 @@ def test_a_right_padded_row_needs_no_mask(network, attention):
     ids = torch.randint(1, SIZES["vocab_size"], (2, max(lengths)))
     documents = torch.tensor([[1] * n + [0] * (max(lengths) - n) for n in lengths])
     positions = torch.arange(max(lengths)).expand(2, -1)
+    if attention == "flex_attention" and network.model_type not in NATIVE_FAMILIES:
+        pytest.skip("transformers compiles its own mask here, which takes a minute on a CPU")
     model = build(network, attention).eval()
     inputs = attention_inputs(network.model_type, attention, documents, positions, False, torch.float32)
     assert "attention_mask" not in inputs
     with torch.no_grad():
-        found = model(input_ids=ids * documents, **inputs).logits
-        for index, length in enumerate(lengths):
-            alone = model(input_ids=ids[index : index + 1, :length]).logits
-            torch.testing.assert_close(found[index : index + 1, :length], alone, atol=1e-5, rtol=1e-5)
+        alone = [
+            model(input_ids=row[None, :length]).logits[0] for row, length in zip(ids, lengths, strict=True)
+        ]
+        found = with_attention(model, attention)(input_ids=ids * documents, **inputs).logits
+    for row, expected in zip(found, alone, strict=True):
+        torch.testing.assert_close(row[: len(expected)], expected, atol=1e-5, rtol=1e-5)

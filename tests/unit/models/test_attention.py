@@ -3,6 +3,7 @@ import torch
 
 from medtune.models.attention import attention_inputs, document_mask
 from medtune.runtime.errors import ConfigError
+from medtune.runtime.families import NATIVE_FAMILIES
 
 DOCUMENTS = torch.tensor([[1, 1, 2, 0, 0]])
 POSITIONS = torch.tensor([[0, 1, 0, 0, 1]])
@@ -23,8 +24,6 @@ def test_a_token_sees_itself_and_its_document_before_it():
     [
         pytest.param("llama", "sdpa", torch.bool, id="sdpa_takes_bool"),
         pytest.param("llama", "eager", torch.bfloat16, id="eager_adds_a_number"),
-        pytest.param("baichuan", "sdpa", torch.bool, id="baichuan_adds_alibi_itself"),
-        pytest.param("baichuan", "eager", torch.bool, id="baichuan_eager"),
     ],
 )
 def test_a_packed_row_gets_a_4d_mask(model_type, attention, dtype):
@@ -39,6 +38,30 @@ def test_a_packed_row_gets_a_4d_mask(model_type, attention, dtype):
         assert torch.equal(mask == 0, document_mask(DOCUMENTS))
 
 
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "flex_attention", "flash_attention_2"])
+@pytest.mark.parametrize("model_type", NATIVE_FAMILIES)
+def test_our_own_networks_get_the_document_ids(model_type, attention):
+    inputs = attention_inputs(model_type, attention, DOCUMENTS, POSITIONS, True, torch.float32)
+    assert inputs == {"document_ids": DOCUMENTS, "position_ids": POSITIONS, "use_cache": False}
+
+
+def test_flash_attention_gets_the_bounds_of_the_documents():
+    documents = torch.tensor([[1, 1, 2, 0], [1, 2, 2, 2]])
+    inputs = attention_inputs("llama", "flash_attention_2", documents, documents, True, torch.bfloat16)
+    assert inputs["cu_seq_lens_q"].tolist() == inputs["cu_seq_lens_k"].tolist() == [0, 2, 3, 4, 5, 8]
+    assert inputs["cu_seq_lens_q"].dtype == torch.int32
+    assert (inputs["max_length_q"], inputs["max_length_k"]) == (3, 3)
+    assert "attention_mask" not in inputs
+
+
+def test_flex_attention_gets_the_blocks_of_the_documents():
+    documents = torch.repeat_interleave(torch.tensor([[1, 2, 0]]), 256, dim=1)
+    inputs = attention_inputs("llama", "flex_attention", documents, documents, True, torch.bfloat16)
+    blocks = inputs["attention_mask"].to_dense()[0, 0]
+    own = torch.tensor([[1, 0], [1, 1]])
+    assert blocks.tolist() == torch.block_diag(own, own, own).tolist()
+
+
 @pytest.mark.parametrize("model_type", ["llama", "baichuan", "bloom"])
 def test_an_unpacked_row_takes_the_causal_path(model_type):
     assert attention_inputs(model_type, "sdpa", DOCUMENTS, POSITIONS, False, torch.float32) == {
@@ -46,7 +69,7 @@ def test_an_unpacked_row_takes_the_causal_path(model_type):
     }
 
 
-@pytest.mark.parametrize("model_type", ["bloom", "gemma3"])
+@pytest.mark.parametrize("model_type", ["mpt", "gemma3"])
 def test_a_packed_row_of_an_unproved_family_is_refused(model_type):
     with pytest.raises(ConfigError, match=f"model_type={model_type} cannot train on packed rows"):
         attention_inputs(model_type, "eager", DOCUMENTS, POSITIONS, True, torch.float32)

@@ -8,11 +8,8 @@ from medtune.models.baichuan import (
     BaichuanConfig,
     BaichuanForCausalLM,
     NormHead,
-    alibi_mask,
-    alibi_slopes,
-    allowed_pairs,
-    kept_positions,
 )
+from medtune.models.native_causal_lm import kept_positions
 
 SIZES = {
     "vocab_size": 53,
@@ -22,7 +19,6 @@ SIZES = {
     "num_attention_heads": 4,
 }
 LAYOUTS = {"alibi": {}, "rotary": {"max_position_embeddings": 64}, "alibi_norm_head": {"norm_head": True}}
-CPU = torch.device("cpu")
 
 
 def build(attention="sdpa", **settings):
@@ -45,62 +41,6 @@ def layout(request):
 @pytest.fixture(params=["sdpa", "eager"])
 def attention(request):
     return request.param
-
-
-@pytest.mark.parametrize(
-    ("num_heads", "expected"),
-    [
-        pytest.param(1, [2**-8], id="one_head"),
-        pytest.param(4, [2**-2, 2**-4, 2**-6, 2**-8], id="a_power_of_two"),
-        pytest.param(6, [2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3], id="two_more_are_appended_unsorted"),
-    ],
-)
-def test_slopes_worked_by_hand(num_heads, expected):
-    assert alibi_slopes(num_heads).tolist() == expected
-
-
-def test_slopes_of_40_heads_are_those_of_bloom():
-    from transformers.models.bloom.modeling_bloom import build_alibi_tensor
-
-    # BLOOM's bias is slope * column; the second column of each head is its slope.
-    bias = build_alibi_tensor(torch.ones(1, 2), 40, torch.float32)
-    torch.testing.assert_close(alibi_slopes(40), bias.view(40, 2)[:, 1])
-
-
-def test_alibi_mask_worked_by_hand():
-    mask = alibi_mask(allowed_pairs(None, 2, 1, CPU), num_heads=1, dtype=torch.float32)
-    least = torch.finfo(torch.float32).min
-    slope = 2**-8
-    assert mask[0, 0].tolist() == [[-slope, 0.0, least], [-2 * slope, -slope, 0.0]]
-
-
-def test_alibi_in_bfloat16_is_the_exact_bias_rounded_once():
-    """slope * j, taken in bf16, would be off by 15 here."""
-    allowed = allowed_pairs(None, 1, 4095, CPU)
-    exact = alibi_mask(allowed, 40, torch.float32)
-    rounded = alibi_mask(allowed, 40, torch.bfloat16)
-    assert torch.equal(rounded, exact.bfloat16())
-
-
-@pytest.mark.parametrize(
-    ("mask", "past", "expected"),
-    [
-        pytest.param(None, 0, [[1, 0], [1, 1]], id="causal"),
-        pytest.param(None, 2, [[1, 1, 1, 0], [1, 1, 1, 1]], id="cached_columns_are_seen"),
-        pytest.param([[0, 1, 1]], 1, [[0, 1, 0], [0, 1, 1]], id="left_padding_is_not_seen"),
-        pytest.param([[0, 1]], 0, [[1, 0], [0, 1]], id="a_padding_query_sees_itself"),
-        pytest.param([[[[True, False], [False, True]]]], 0, [[1, 0], [0, 1]], id="a_bool_mask_is_the_answer"),
-        pytest.param([[[[0.0, -9.0], [-9.0, 0.0]]]], 0, [[1, 0], [0, 1]], id="so_is_an_additive_one"),
-    ],
-)
-def test_allowed_pairs(mask, past, expected):
-    mask = None if mask is None else torch.tensor(mask)
-    assert allowed_pairs(mask, 2, past, CPU)[0, 0].int().tolist() == expected
-
-
-def test_a_mask_that_misses_the_cache_is_refused():
-    with pytest.raises(ValueError, match="attention_mask has 2 columns, but there are 5 cached and new"):
-        allowed_pairs(torch.ones(1, 2), 2, 3, CPU)
 
 
 @pytest.mark.parametrize(

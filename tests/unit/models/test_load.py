@@ -64,7 +64,7 @@ def equal(first, second) -> bool:
         pytest.param({"model_type": "llama", "num_key_value_heads": 2}, "LlamaForCausalLM", id="llama"),
         pytest.param({"model_type": "qwen3"}, "Qwen3ForCausalLM", id="qwen3"),
         pytest.param(
-            {"model_type": "bloom", "attention": "eager", "intermediate_size": None},
+            {"model_type": "bloom", "intermediate_size": None},
             "BloomForCausalLM",
             id="bloom",
         ),
@@ -265,8 +265,8 @@ def test_a_folder_that_does_not_fit_is_refused_with_what_is_wrong(stored, spoil,
             {"model_type": "llama", "vocab_size": 20}, "but the embedding has 20 rows", id="small_vocabulary"
         ),
         pytest.param(
-            {"model_type": "bloom", "intermediate_size": None},
-            "model.attention=sdpa: bloom has no such attention in transformers; set model.attention=eager",
+            {"model_type": "mpt", "intermediate_size": None},
+            "model.attention=sdpa: mpt has no such attention in transformers; set model.attention=eager",
             id="no_sdpa",
         ),
         pytest.param(
@@ -306,8 +306,8 @@ def test_settings_that_agree_with_pretrained_files_are_taken(stored):
             id="nothing_to_learn",
         ),
         pytest.param(
-            {"model_type": "bloom", "attention": "eager", "intermediate_size": None},
-            "model_type=bloom cannot train on packed rows",
+            {"model_type": "mpt", "attention": "eager", "intermediate_size": None},
+            "model_type=mpt cannot train on packed rows",
             id="packing_would_leak",
         ),
         pytest.param(

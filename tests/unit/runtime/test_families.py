@@ -10,7 +10,7 @@ def test_safe_families_are_not_refused(model_type):
 
 @pytest.mark.parametrize(
     ("model_type", "reason"),
-    [("bloom", "ALiBi is built from a 2-D mask"), ("gpt_neox", "nobody has shown")],
+    [("mpt", "takes a 2-D mask only"), ("gpt_neox", "nobody has shown")],
 )
 def test_a_refusal_says_why_and_what_to_set(model_type, reason):
     refusal = packing_refusal(model_type)
