@@ -100,6 +100,7 @@ def time_fit(config: Config) -> float:
 def time_bare_loop(config: Config) -> float:
     """CPU-seconds per step of plain PyTorch on the batches that the fit learns from."""
     import torch
+    from torch.nn.functional import cross_entropy
 
     from medtune.models.attention import attention_inputs
     from medtune.models.load import load_model
@@ -122,7 +123,8 @@ def time_bare_loop(config: Config) -> float:
             batch["packed"], torch.float32,
         )  # fmt: skip
         logits = model(input_ids=batch["input_ids"], logits_to_keep=columns, **inputs).logits
-        loss = losses.summed_cross_entropy(logits, losses.next_labels(batch["labels"], columns))
+        labels = losses.next_labels(batch["labels"], columns)
+        loss = cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
         (loss / batch["step_tokens"]).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

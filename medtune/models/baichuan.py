@@ -197,8 +197,13 @@ class NormHead(nn.Linear):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., C] to [..., V]."""
-        return F.linear(x, F.normalize(self.weight))
+        """[..., C] to float32 [..., V].
+
+        Products are divided by the rows' lengths: a matrix of unit rows would be a copy of 1.3 GB (bfloat16).
+        """
+        lengths = torch.linalg.vector_norm(self.weight, dim=1, dtype=torch.float32).clamp_min(1e-12)
+        logits: Tensor = F.linear(x, self.weight) / lengths
+        return logits
 
 
 class BaichuanPreTrainedModel(PreTrainedModel):

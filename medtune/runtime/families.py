@@ -6,6 +6,10 @@ NATIVE_FAMILIES = ("baichuan", "bloom")
 SAFE_FAMILIES = (*NATIVE_FAMILIES, "llama", "mistral", "qwen2", "qwen3")
 """Families that may be packed; ``tests/numerics/test_packing_leaks.py`` holds each."""
 
+PLAIN_HEADS = SAFE_FAMILIES
+"""Families whose logits are what the output head gives, neither scaled nor capped;
+``tests/numerics/test_token_losses.py`` holds each."""
+
 KNOWN_LEAKS = {
     "mpt": "it takes a 2-D mask only, through which packed documents see each other",
 }

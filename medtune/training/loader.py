@@ -8,8 +8,7 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor
 
-from medtune.training import source_losses
-from medtune.training.losses import learned_columns
+from medtune.training import losses, source_losses
 
 
 class StepLoader:
@@ -77,10 +76,13 @@ class StepData(L.LightningDataModule):
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Adds what is cheap to know while the batch is on the CPU and would wait for the device later.
 
-        ``columns``, see :func:`losses.learned_columns`; ``tokens``, their number without padding; what
+        ``columns``, see :func:`losses.learned_columns`; ``learned`` and ``next_labels``, see
+        :func:`losses.learned_tokens`; ``tokens``, their number without padding; what
         :func:`source_losses.prepare` adds.
         """
-        batch["columns"] = learned_columns(batch["labels"])
+        batch["columns"] = losses.learned_columns(batch["labels"])
+        following = losses.next_labels(batch["labels"], batch["columns"])
+        batch["learned"], batch["next_labels"] = losses.learned_tokens(following)
         batch["tokens"] = int((batch["document_ids"] > 0).sum())
         source_losses.prepare(batch, self.by_source)
         return batch

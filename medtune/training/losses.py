@@ -1,13 +1,13 @@
 """The loss as it is defined: cross-entropy summed over learned tokens.
 
-Shapes: B rows, T tokens in a row, K columns with a learned label, V vocabulary.
+Shapes: B rows, T tokens in a row, K columns with a learned label, N learned labels, V vocabulary.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medtune.data.rows.split import IGNORE_INDEX, NO_SOURCE
+from medtune.data.rows.split import IGNORE_INDEX
 
 
 def learned_columns(labels: Tensor) -> Tensor:
@@ -31,64 +31,36 @@ def next_labels(labels: Tensor, columns: Tensor) -> Tensor:
     return following[:, columns]
 
 
-def next_sources(source_ids: Tensor, labels: Tensor, columns: Tensor) -> Tensor:
-    """The source of the label that each of ``columns`` predicts.
+def learned_tokens(following: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of :func:`next_labels` are learned.
 
     Args:
-        source_ids: [B, T], int64.
-        labels: [B, T], unshifted.
-        columns: [K].
+        following: [B, K].
 
     Returns:
-        int64 [B, K]; ``NO_SOURCE`` where no label is learned.
+        Their places in the flattened [B * K], and the labels themselves; int64 [N].
     """
-    sources = source_ids.masked_fill(labels == IGNORE_INDEX, NO_SOURCE)
-    return F.pad(sources[:, 1:], (0, 1), value=NO_SOURCE)[:, columns]
-
-
-def summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sums the cross-entropy over learned labels, in float32 whatever the logits' type.
-
-    Args:
-        logits: [B, K, V].
-        labels: [B, K], already those that the logits predict.
-
-    Returns:
-        A float32 scalar; 0 (and zero gradients) when nothing is learned.
-    """
-    return F.cross_entropy(
-        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
-    )
+    flat = following.flatten()
+    learned = (flat != IGNORE_INDEX).nonzero().squeeze(1)
+    return learned, flat[learned]
 
 
 def token_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """The terms of :func:`summed_cross_entropy`, float32 [B * K]; 0 where no label is learned.
+    """Gives the cross-entropy of each learned label, in float32 whatever the logits' type.
 
-    The gradient of their sum is bit for bit that of the sum.
+    Args:
+        logits: [N, V].
+        labels: [N], already those that the logits predict.
+
+    Returns:
+        float32 [N]. The gradient of their sum is bit for bit that of a sum taken inside the operator.
     """
-    return F.cross_entropy(
-        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
-    )
+    return F.cross_entropy(logits.float(), labels, reduction="none")
 
 
 def sum_by_source(values: Tensor, sources: Tensor, num_sources: int) -> Tensor:
-    """Adds up ``values`` [N] by ``sources`` [N], in float64; waits for no device.
-
-    Returns:
-        float64 [num_sources]; values of ``NO_SOURCE`` are left out.
-    """
-    sums = values.new_zeros(num_sources + 1, dtype=torch.float64)
-    return sums.index_add_(0, sources - NO_SOURCE, values.double())[1:]
-
-
-def count_correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """Counts learned labels that are the likeliest token; shapes as in :func:`summed_cross_entropy`."""
-    return ((logits.argmax(dim=-1) == labels) & (labels != IGNORE_INDEX)).sum()
-
-
-def count_learned(labels: Tensor) -> Tensor:
-    """Counts learned labels."""
-    return (labels != IGNORE_INDEX).sum()
+    """Adds up ``values`` [N] by ``sources`` [N] into float64 [num_sources]; waits for no device."""
+    return values.new_zeros(num_sources, dtype=torch.float64).index_add_(0, sources, values.double())
 
 
 def step_loss(ce_sum: Tensor, step_tokens: int, world_size: int, accumulate: int) -> Tensor:

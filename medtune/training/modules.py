@@ -1,9 +1,5 @@
-"""The LightningModules: continued pretraining and supervised fine-tuning share one step.
+"""The LightningModules: continued pretraining and supervised fine-tuning share one step."""
 
-Shapes: B rows, T tokens in a row, K columns with a learned label, V vocabulary.
-"""
-
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +14,7 @@ from medtune.models.load import load_model
 from medtune.training import losses
 from medtune.training.optim import build_optimizer, build_schedule, learning_rate_factor
 from medtune.training.source_losses import SourceSums
+from medtune.training.token_losses import TokenLosses
 
 Batch = dict[str, Any]  # docs/architecture.md, and what loader.StepData adds
 
@@ -54,7 +51,7 @@ class LanguageModelModule(L.LightningModule):
         self.total_steps = total_steps
         self.build_model = build_model or (lambda: load_model(config, for_training=True))
         self.model: Any = None
-        self.takes_columns = False
+        self.token_losses: Any = None  # made with the model
         # An adapter's checkpoint leaves the frozen base out, so loading cannot insist on every key.
         self.strict_loading = config.adapter.name == "none"
         self.step_sum: Tensor | float = 0.0
@@ -77,24 +74,20 @@ class LanguageModelModule(L.LightningModule):
             model = self.build_model()
         place = getattr(self.trainer.strategy, "place_model", None)
         self.model = (place(model) if place else model).train()
-        self.takes_columns = takes_columns(model)
+        self.token_losses = TokenLosses(model)
 
-    def forward_logits(self, batch: Batch) -> Tensor:
-        """The logits of the batch's learned columns, [B, K, V]."""
-        columns = batch["columns"]
-        model_config = self.model.config
-        kwargs: dict[str, Any] = attention_inputs(
-            model_type=model_config.model_type,
-            attention=self.config.model.attention,
+    def network_inputs(self, batch: Batch) -> dict[str, Any]:
+        """The network's keyword arguments for a batch."""
+        settings = self.model.config
+        inputs: dict[str, Any] = attention_inputs(
+            model_type=settings.model_type,
+            attention=settings._attn_implementation,
             document_ids=batch["document_ids"],
             position_ids=batch["position_ids"],
             packed=batch["packed"],
             dtype=self._attention_dtype(),
         )
-        if self.takes_columns:
-            kwargs["logits_to_keep"] = columns
-        logits: Tensor = self.model(input_ids=batch["input_ids"], **kwargs).logits
-        return logits if self.takes_columns else logits[:, columns]
+        return {"input_ids": batch["input_ids"], **inputs}
 
     def _attention_dtype(self) -> torch.dtype:
         precision = self.config.trainer.precision
@@ -102,8 +95,11 @@ class LanguageModelModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One micro batch; its loss is scaled so that the step's gradients are those of the definition."""
-        labels = losses.next_labels(batch["labels"], batch["columns"])
-        ce_sum = sum_losses(self.forward_logits(batch), labels, batch, self.step_sources)
+        by_source = bool(self.step_sources.names)
+        token_losses = self.token_losses(self.network_inputs(batch), batch, apart=by_source)
+        if by_source:
+            self.step_sources.add(token_losses, batch)
+        ce_sum = token_losses.sum()
         self.step_sum = self.step_sum + ce_sum.detach()
         step = self.trainer.global_step + 1
         self.seen_rows.append(SeenRows(step, batch["epoch"], batch["rows"], ce_sum.detach()))
@@ -131,11 +127,12 @@ class LanguageModelModule(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds one batch's cross-entropy, correct tokens and learned tokens."""
         assert self.val_sums is not None
-        labels = losses.next_labels(batch["labels"], batch["columns"])
-        logits = self.forward_logits(batch)
-        self.val_sums[0] += sum_losses(logits, labels, batch, self.val_sources)
-        self.val_sums[1] += losses.count_correct(logits, labels)
-        self.val_sums[2] += losses.count_learned(labels)
+        token_losses, correct = self.token_losses(self.network_inputs(batch), batch, correct=True)
+        if self.val_sources.names:
+            self.val_sources.add(token_losses, batch)
+        self.val_sums[0] += token_losses.sum()
+        self.val_sums[1] += correct.sum()
+        self.val_sums[2] += len(token_losses)
 
     def on_validation_epoch_end(self) -> None:
         """Turns the sums over all ranks into ``val/loss``, that of each source, and ``val/accuracy``."""
@@ -168,28 +165,6 @@ class LanguageModelModule(L.LightningModule):
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         state: Mapping[str, Any] = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: value for name, value in state.items() if name in trained}
-
-
-def sum_losses(logits: Tensor, labels: Tensor, batch: Batch, sources: SourceSums) -> Tensor:
-    """The cross-entropy summed over a micro batch's learned labels; by source too, if there are several.
-
-    Args:
-        logits: [B, K, V].
-        labels: [B, K], those that the logits predict.
-        batch: The micro batch.
-        sources: Takes the sums by source.
-    """
-    if not sources.names:
-        return losses.summed_cross_entropy(logits, labels)
-    token_losses = losses.token_cross_entropy(logits, labels)
-    sources.add(token_losses, batch)
-    return token_losses.sum()
-
-
-def takes_columns(model: Any) -> bool:
-    """Whether the network computes only the logits it is asked for."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return "logits_to_keep" in inspect.signature(base.forward).parameters
 
 
 class PretrainModule(LanguageModelModule):

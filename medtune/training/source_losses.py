@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from medtune.data.rows.split import NO_SOURCE
 from medtune.training import losses
@@ -32,12 +33,11 @@ class SourceSums:
         """Adds one micro batch, whose ``next_sources`` and ``source_tokens`` :func:`prepare` made.
 
         Args:
-            token_losses: [B * K], see :func:`losses.token_cross_entropy`.
+            token_losses: [N], see :func:`losses.token_cross_entropy`.
             batch: The micro batch.
         """
         assert batch["sources"] == len(self.names), (batch["sources"], self.names)
-        sources = batch["next_sources"].flatten()
-        sums = losses.sum_by_source(token_losses.detach(), sources, len(self.names))
+        sums = losses.sum_by_source(token_losses.detach(), batch["next_sources"], len(self.names))
         self._ce_sums = self._ce_sums + sums
         self._tokens += batch["source_tokens"]
 
@@ -63,12 +63,12 @@ class SourceSums:
 def prepare(batch: dict[str, Any], by_source: bool) -> None:
     """Replaces ``source_ids`` by what :meth:`SourceSums.add` needs; on the CPU, where counting is free.
 
-    Adds ``next_sources``, int64 [B, K], and ``source_tokens``, the learned tokens of each source; without
-    ``by_source`` nothing.
+    Adds ``next_sources``, that of each learned label, int64 [N], and ``source_tokens``, the learned tokens of
+    each source; without ``by_source`` nothing.
     """
     source_ids = batch.pop("source_ids")
     if not by_source:
         return
-    sources = losses.next_sources(source_ids, batch["labels"], batch["columns"])
-    counts = torch.bincount((sources - NO_SOURCE).flatten(), minlength=batch["sources"] + 1)
-    batch["next_sources"], batch["source_tokens"] = sources, counts[1:].numpy()
+    following = F.pad(source_ids[:, 1:], (0, 1), value=NO_SOURCE)[:, batch["columns"]]
+    batch["next_sources"] = following.flatten()[batch["learned"]]
+    batch["source_tokens"] = torch.bincount(batch["next_sources"], minlength=batch["sources"]).numpy()

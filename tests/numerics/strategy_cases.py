@@ -15,11 +15,23 @@ import torch
 
 from medtune.config.schema import Config
 from medtune.runtime.record import RunFolder
+from medtune.training import token_losses
 from medtune.training.checkpoints import whole_checkpoints
 from medtune.training.fit import FitResult, fit, ranks
 from medtune.training.metrics import read_metrics
 from medtune.training.weights import weights_of
-from tests.numerics.toy import MIX_NAMES, Row, ToyData, make_documents, make_mix, tiny_model, toy_config
+from tests.numerics.toy import (
+    MIX_NAMES,
+    VOCABULARY,
+    Row,
+    ToyData,
+    make_documents,
+    make_mix,
+    tiny_model,
+    toy_config,
+)
+
+token_losses.LOGITS_AT_ONCE = 4 * VOCABULARY  # so that the head works in chunks
 
 BUILDERS = "medtune.training.strategies"
 STRATEGIES: dict[str, dict[str, Any]] = {

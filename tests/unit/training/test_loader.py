@@ -34,7 +34,7 @@ def test_the_stream_of_dropout_is_not_touched():
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_batches_know_their_columns_and_tokens():
+def test_batches_know_their_columns_labels_and_tokens():
     batch = StepData(ToyData(ROWS, 4), 0, 1).on_before_batch_transfer(
         {
             "labels": torch.tensor([[-100, 3, -100]]),
@@ -45,6 +45,7 @@ def test_batches_know_their_columns_and_tokens():
         0,
     )
     assert (batch["columns"].tolist(), batch["tokens"]) == ([0], 2)
+    assert (batch["learned"].tolist(), batch["next_labels"].tolist()) == ([0], [3])
 
 
 EPOCHS = [3, 7, 1]  # steps of 2 rows: 2, 4, 1, then the same again

@@ -13,27 +13,28 @@ SOURCE_IDS = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
 
 def make_batch(by_source=True):
     columns = losses.learned_columns(LABELS)
-    batch = {"labels": LABELS, "source_ids": SOURCE_IDS, "columns": columns, "sources": 3}
+    learned, _ = losses.learned_tokens(losses.next_labels(LABELS, columns))
+    batch = {"columns": columns, "learned": learned, "source_ids": SOURCE_IDS, "sources": 3}
     prepare(batch, by_source)
     return batch
 
 
 def token_losses(batch):
     """2 for each learned label of the first row, 3 for the second's."""
-    learned = losses.next_labels(LABELS, batch["columns"]) != X
-    return (learned * torch.tensor([[2.0], [3.0]])).flatten()
+    first = (LABELS[0, 1:] != X).sum()
+    return torch.where(torch.arange(len(batch["learned"])) < first, 2.0, 3.0)
 
 
 def test_learned_tokens_are_counted_by_source():
     batch = make_batch()
     assert batch["source_tokens"].tolist() == [1, 4, 0]
     assert batch["source_tokens"].sum() == (LABELS[:, 1:] != X).sum()
-    assert batch["next_sources"].tolist() == [[0, 1, 1], [-1, 1, 1]]
+    assert batch["next_sources"].tolist() == [0, 1, 1, 1, 1]
     assert "source_ids" not in batch
 
 
 def test_a_single_source_costs_nothing():
-    assert make_batch(by_source=False).keys() == {"labels", "columns", "sources"}
+    assert make_batch(by_source=False).keys() == {"columns", "learned", "sources"}
     sums = SourceSums([])
     assert sums.to_tensor(torch.device("cpu")).tolist() == []
     assert sums.means("train/loss", []) == {}

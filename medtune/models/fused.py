@@ -1,0 +1,63 @@
+"""Liger's fused kernels (github.com/linkedin/Liger-Kernel, extra ``gpu``), on CUDA and where installed."""
+
+import importlib.util
+import logging
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from medtune.runtime.families import NATIVE_FAMILIES
+
+logger = logging.getLogger(__name__)
+
+
+@cache
+def has_liger() -> bool:
+    """Whether the package is installed."""
+    return importlib.util.find_spec("liger_kernel") is not None
+
+
+def fused_cross_entropy(head: nn.Module, hidden: Tensor, labels: Tensor) -> Tensor | None:
+    """The summed cross-entropy of a plain linear head, its logits never in memory; None where it cannot be.
+
+    Args:
+        head: Any output head. One of another class (a normalised one, an adapter's) is left to the caller.
+        hidden: [N, C].
+        labels: [N], all learned.
+
+    Returns:
+        float32 [1].
+    """
+    if type(head) is not nn.Linear or not is_fusible(hidden) or not len(labels):
+        return None
+    from liger_kernel.transformers.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyLoss
+
+    # Chunks add up the weight's gradient: in bfloat16 the later ones would be rounded away.
+    loss = LigerFusedLinearCrossEntropyLoss(reduction="sum", accum_dtype=torch.float32)
+    return loss(head.weight, hidden, labels, head.bias).float().reshape(1)  # type: ignore[no-any-return]
+
+
+def is_fusible(hidden: Tensor) -> bool:
+    """Whether Liger's kernels can work on ``hidden``, in a pass that learns."""
+    return hidden.is_cuda and hidden.requires_grad and torch.is_grad_enabled() and has_liger()
+
+
+def use_fused_layers(model: PreTrainedModel) -> bool:
+    """Puts Liger's norms, rotary positions and feed-forward products into a model of transformers' own.
+
+    Returns:
+        Whether it did: not for networks that are written here, nor for families that Liger does not know.
+    """
+    from liger_kernel.transformers import monkey_patch
+
+    model_type = model.config.model_type
+    if model_type in NATIVE_FAMILIES or model_type not in monkey_patch.MODEL_TYPE_TO_APPLY_LIGER_FN:
+        return False
+    # The loss is ours in either case: see training/token_losses.py.
+    monkey_patch._apply_liger_kernel_to_instance(
+        model=model, cross_entropy=False, fused_linear_cross_entropy=False
+    )
+    logger.info("kernels: Liger's norms, positions and feed-forward products")
+    return True
