@@ -67,7 +67,7 @@ def tiny_config(run_dir: Path, rows_per_step: int) -> Config:
 
 def make_data(config: Config) -> Any:
     from medtune.data.datamodule import PackedDataModule
-    from medtune.models.load import load_tokenizer
+    from medtune.models.tokenizers import load_tokenizer
 
     data = PackedDataModule(config, load_tokenizer(config.model))
     data.setup()

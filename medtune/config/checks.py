@@ -1,5 +1,6 @@
 """The rules between settings; all that are broken are told together, before anything heavy loads."""
 
+import importlib.util
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ from medtune.config.keys import value_of
 from medtune.config.load import show
 from medtune.config.nodes import node_problems
 from medtune.config.paths import path_problems
-from medtune.config.schema import Config
+from medtune.config.schema import GPU_ATTENTION, Config
 from medtune.config.templates import template_problems
 
 Rule = Callable[[Config], Iterable[str]]
@@ -183,13 +184,51 @@ def model_problems(config: Config) -> Iterator[str]:
             f"model.path is not set, and model={model.name} needs it; "
             "set model.path=FOLDER, or model.init=random"
         )
-    if model.path is None and model.init == "random":
-        if model.model_type is None:
-            yield "model.init=random without model.path needs model.model_type (llama, baichuan, ...)"
-        if model.tokenizer is None:
-            yield "model.init=random without model.path needs model.tokenizer=FOLDER"
+    has_type = model.model_type is not None or "model_type" in model.architecture
+    if model.path is None and model.init == "random" and not has_type:
+        yield "model.init=random without model.path needs model.model_type (llama, baichuan, ...)"
     if config.task == "export" and config.weights is None and model.init == "random":
         yield "task=export has nothing to export; set weights=RUN_DIR"
+
+
+def kernel_problems(config: Config) -> Iterator[str]:
+    """Kernels that the device, the precision or the machine does not have."""
+    model, on_gpu = config.model, config.trainer.accelerator == "cuda"
+    if config.task != "train":
+        return
+    if model.attention in GPU_ATTENTION and not on_gpu:
+        why = {
+            "flex_attention": "torch has no backward pass for it on CPUs",
+            "flash_attention_2": "its kernels are for GPUs",
+        }
+        yield f"model.attention={model.attention}: {why[model.attention]}; set model.attention=sdpa"
+    elif model.attention == "flash_attention_2":
+        if config.trainer.precision == "32-true":
+            yield (
+                "model.attention=flash_attention_2 computes in half precision only, but trainer.precision="
+                "32-true; set trainer.precision=bf16-mixed, or model.attention=flex_attention"
+            )
+        if importlib.util.find_spec("flash_attn") is None:
+            yield (
+                "model.attention=flash_attention_2 needs the package flash_attn, which is not installed: pip "
+                "install flash-attn --no-build-isolation, or set model.attention=flex_attention"
+            )
+    if model.fused_kernels and not on_gpu:
+        yield "model.fused_kernels=true: Liger's kernels are for GPUs; set model.fused_kernels=null"
+    elif model.fused_kernels and importlib.util.find_spec("liger_kernel") is None:
+        yield (
+            "model.fused_kernels=true needs the package liger_kernel, which is not installed: "
+            "pip install 'medtune[gpu]', or set model.fused_kernels=null"
+        )
+
+
+def embedding_problems(config: Config) -> Iterator[str]:
+    """New rows of the embedding that nobody would train."""
+    if config.task == "train" and config.model.resize_embeddings and config.adapter.name != "none":
+        yield (
+            f"model.resize_embeddings=true adds rows to the embedding, which adapter={config.adapter.name} "
+            "would leave as they are drawn; train with adapter=none"
+        )
 
 
 def template_rules(config: Config) -> Iterator[str]:
@@ -211,6 +250,8 @@ RULES: tuple[Rule, ...] = (
     adapter_problems,
     data_problems,
     model_problems,
+    kernel_problems,
+    embedding_problems,
     template_rules,
     resume_problems,
     path_problems,

@@ -192,7 +192,7 @@ def splits_answered(config: Config) -> list[str]:
     """The splits whose prompts are answered or whose gold is compared with; none when a file is named."""
     named = [config.generate.split] if config.generate.split else []
     if config.task == "train":
-        return config.data.eval_splits if config.eval.after_fit else []
+        return config.data.eval_splits if config.eval.after_fit is not False else []
     if config.task == "generate":
         return [] if config.generate.input else named or config.data.eval_splits[:1]
     if config.task == "evaluate" and config.evaluate.predictions:

@@ -17,6 +17,7 @@ def choice(default: str, *options: str) -> Any:
     return field(default=default, metadata={"choices": (default, *options)})
 
 
+GPU_ATTENTION = ("flex_attention", "flash_attention_2")
 TASKS = ("train", "prepare", "generate", "evaluate", "export", "chat")
 
 
@@ -39,13 +40,26 @@ class ModelConfig:
     """transformers' name of the architecture (llama, baichuan, qwen2, bloom, ...). null: read from
     ``model.path``. Needed with ``model.init=random`` when there is no ``model.path``."""
     dtype: str = choice("auto", "float32", "bfloat16", "float16")
-    """Type of the loaded weights. ``auto``: bfloat16 with ``trainer.precision=bf16-true``, else float32."""
-    attention: str = choice("sdpa", "eager")
-    """Attention implementation, as transformers names them."""
+    """Type of weights that are not trained: a model that only answers, or the base under an adapter with
+    ``trainer.precision=bf16-mixed`` (the others hold everything in their own type). ``auto``: as the files
+    have them. Weights that are trained are float32, or bfloat16 with bf16-true."""
+    attention: str = choice("auto", "sdpa", "eager", *GPU_ATTENTION)
+    """Attention implementation, as transformers names them. ``auto``: on a GPU, for packed rows or ALiBi,
+    FlashAttention where the package flash_attn is installed, else FlexAttention; otherwise sdpa, or eager for
+    a family without it. Answers are decoded with sdpa."""
+    fused_kernels: bool | None = None
+    """Liger's fused kernels (package liger_kernel) for the loss, norms, positions and feed-forward products.
+    null: on a GPU where the package is installed."""
     gradient_checkpointing: bool | None = None
     """Recompute activations in the backward pass. null: on for models over one billion parameters."""
     lora_targets: list[str] | None = None
     """Modules that LoRA adapts in this family. null: every linear layer but the head."""
+    resize_embeddings: bool = False
+    """Give the embedding rows for all tokens of a tokenizer that has more than the model; they start near the
+    mean of the others and must be trained."""
+    architecture: dict[str, Any] = field(default_factory=dict)
+    """What the published config.json says of the network; read with ``model.init=random`` where the files of
+    ``model.path`` are not in a folder here. The keys below win."""
     vocab_size: int | None = None
     """Rows of the embedding. null: from ``model.path``, or the tokenizer's size with random weights."""
     hidden_size: int | None = None
@@ -382,8 +396,9 @@ class CheckpointConfig:
 class EvalConfig:
     """Generation and scoring that belong to a training run."""
 
-    after_fit: bool = True
-    """Generate and score ``data.eval_splits`` when training has ended."""
+    after_fit: bool | None = None
+    """Generate and score ``data.eval_splits`` when training has ended. null: true, but for an adapter on
+    random weights, which can answer nothing: such a run measures."""
     limit: int | None = None
     """Most examples per split. null: all."""
     trivial: bool = True

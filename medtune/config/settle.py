@@ -20,14 +20,15 @@ from medtune.config.inherit import (
 )
 from medtune.config.load import read_config
 from medtune.config.mix import with_mixed_sources
-from medtune.config.paths import with_absolute_paths
+from medtune.config.paths import HUB_ID, with_absolute_paths
 from medtune.config.registry import resolve_registry
 from medtune.config.resolvers import CONF
 from medtune.config.schema import ColumnsConfig, Config
 from medtune.config.sources import SOURCE_KEYS
-from medtune.config.unused import unused_warning
+from medtune.config.unused import unused_warning, within
 from medtune.runtime.errors import ConfigError
 
+SAMPLE_TOKENIZER = CONF.parent / "data" / "sample" / "tokenizer"
 OWN_OF_A_COMMAND = ("run_dir", "resume")  # never taken from the run that is continued
 
 
@@ -73,6 +74,9 @@ def settle(
     values, unmixed = with_mixed_sources(values, typed, folders)
     config, unreadable = read_config(values)
     with_absolute_paths(config, start)
+    forget_published(config, typed)
+    notes += borrow_tokenizer(config)
+    notes += choose_evaluation(config)
     unresolved = resolve_registries(config)
     choose_devices(config, machine)
     unbatched = batch_rows(config, typed)
@@ -139,6 +143,52 @@ def choose_devices(config: Config, machine: Machine) -> None:
         trainer.devices = 1
     elif trainer.devices is None:
         trainer.devices = max(1, machine.gpus) if trainer.accelerator == "cuda" else 1
+
+
+def forget_published(config: Config, typed: Sequence[str]) -> None:
+    """Drops what a model option says of its own hub id, where the command line names another model."""
+    if "model.path" not in typed:
+        return
+    if "model.revision" not in typed:
+        config.model.revision = None
+    if not any(within(key, "model.architecture") for key in typed):
+        config.model.architecture = {}
+
+
+def borrow_tokenizer(config: Config) -> list[str]:
+    """Gives a model with random weights the sample's tokenizer where its own is not here; returns notes."""
+    model = config.model
+    if model.init != "random" or model.tokenizer is not None or config.weights is not None:
+        return []
+    if model.path is not None and has_tokenizer_files(model.path):
+        return []
+    model.tokenizer = str(SAMPLE_TOKENIZER)
+    reason = f"that of {model.path} is not on this machine" if model.path else "none is named"
+    return [f"model.tokenizer: the sample's own ({SAMPLE_TOKENIZER}), with random weights, since {reason}"]
+
+
+def choose_evaluation(config: Config) -> list[str]:
+    """Decides whether a fit is followed by answers, where the settings leave it open; returns notes."""
+    if config.eval.after_fit is not None:
+        return []
+    measures = config.model.init == "random" and config.adapter.name != "none"
+    config.eval.after_fit = not measures
+    if not measures or config.task != "train" or not config.data.eval_splits:
+        return []
+    return [
+        f"eval.after_fit=false: adapter={config.adapter.name} on random weights can answer nothing; set "
+        "eval.after_fit=true to score it all the same"
+    ]
+
+
+def has_tokenizer_files(path: str) -> bool:
+    """Whether a folder, or the hub's cache for a hub id, holds tokenizer files."""
+    folders = [Path(path)]
+    if HUB_ID.fullmatch(path) and not folders[0].is_dir():
+        home = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
+        hub = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub")
+        folders = list(hub.glob(f"models--{path.replace('/', '--')}/snapshots/*"))
+    return any(next(folder.glob("tokenizer*"), None) for folder in folders)
 
 
 def resolve_registries(config: Config) -> list[str]:

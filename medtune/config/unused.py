@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from medtune.config.columns import FORMAT_COLUMNS
-from medtune.config.schema import Config
+from medtune.config.schema import GPU_ATTENTION, Config
 
 MODEL = ("model", "adapter", "quantization", "weights")
 TEXT = ("data", "template")
@@ -218,7 +218,7 @@ IDLE = (
     ),
     Idle(
         ("eval.limit", "eval.trivial", "eval.untrained", *SAMPLING, "evaluate.protocol"),
-        lambda config: config.task == "train" and not config.eval.after_fit,
+        lambda config: config.task == "train" and config.eval.after_fit is False,
         lambda config: "eval.after_fit=false",
     ),
     Idle(
@@ -242,9 +242,30 @@ IDLE = (
         lambda config: "evaluate.predictions=null",
     ),
     Idle(
-        ("model.gradient_checkpointing",),
+        ("model.gradient_checkpointing", "model.fused_kernels"),
         lambda config: config.task != "train",
         lambda config: f"task={config.task}",
+    ),
+    Idle(
+        ("model.attention",),
+        lambda config: config.task != "train" and config.model.attention in GPU_ATTENTION,
+        lambda config: f"task={config.task} (answers are decoded with sdpa)",
+    ),
+    Idle(
+        ("model.architecture",),
+        lambda config: config.model.init == "pretrained",
+        lambda config: "model.init=pretrained (the files decide)",
+    ),
+    Idle(
+        ("model.dtype",),
+        lambda config: (
+            config.task == "train"
+            and (config.adapter.name == "none" or config.trainer.precision != "bf16-mixed")
+        ),
+        lambda config: f"adapter={config.adapter.name} trainer.precision={config.trainer.precision}",
+    ),
+    Idle(
+        ("model.dtype",), lambda config: config.task == "export", lambda config: "task=export (export.dtype)"
     ),
     Idle(
         BATCHES,

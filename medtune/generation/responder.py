@@ -16,7 +16,9 @@ from medtune.data.tokens.templates import Template
 from medtune.generation.engine import Engine, TransformersEngine
 from medtune.generation.settings import SamplingSettings, sampling_settings
 from medtune.models.folders import find_weights, has_tokenizer
-from medtune.models.load import load_model, load_tokenizer
+from medtune.models.load import embedding_rows, is_quantized, load_model
+from medtune.models.placing import place_whole, prepare_for
+from medtune.models.tokenizers import load_tokenizer
 from medtune.runtime.errors import ConfigError
 from medtune.runtime.hardware import visible_gpus
 from medtune.runtime.progress import progress
@@ -57,12 +59,13 @@ class Responder:
 
 def build_responder(config: Config, weights: str | None = None) -> Responder:
     """Loads the configured model, or ``weights`` in its place, onto this rank's device."""
-    model: Any = load_model(config, for_training=False, weights=weights)
-    if not getattr(model, "is_quantized", False):  # bitsandbytes places its weights itself
+    model: Any = load_model(config, for_training=False, weights=weights, place=False)
+    if not is_quantized(model):
         on_gpu = config.trainer.accelerator != "cpu" and visible_gpus() > 0
-        model = model.to(f"cuda:{local_rank()}" if on_gpu else "cpu")
+        device = f"cuda:{local_rank()}" if on_gpu else "cpu"
+        place_whole(model, prepare_for(model, config, for_training=False), device)
     tokenizer = load_tokenizer(config.model)
-    rows = model.get_input_embeddings().num_embeddings
+    rows = embedding_rows(model)
     if len(tokenizer) > rows:
         raise ConfigError(
             f"the tokenizer ({config.model.tokenizer or config.model.path}) has {len(tokenizer)} tokens, but "

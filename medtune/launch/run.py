@@ -1,5 +1,6 @@
 """One run: settle the composed values, make the run folder, start the worker, tell how it ended."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +24,23 @@ from medtune.training.strategies import strategy_problems
 
 def packing_problems(config: Config) -> Iterator[str]:
     """Packed rows for a family that mixes them; where the settings do not name it, the worker finds out."""
-    model_type = config.model.model_type
+    model_type = family_of(config)
     if config.task == "train" and config.data.packing != "none" and model_type is not None:
         refusal = packing_refusal(model_type)
         if refusal is not None:
             yield f"model.{refusal}"
+
+
+def family_of(config: Config) -> str | None:
+    """The model's ``model_type``, as far as the settings or a folder here say it."""
+    model = config.model
+    if model.model_type is not None or model.path is None or not Path(model.path).is_dir():
+        return model.model_type or model.architecture.get("model_type")
+    try:
+        settings = json.loads((Path(model.path) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # told when the model is loaded
+    return settings.get("model_type") if isinstance(settings, dict) else None
 
 
 # Rules that the layers below keep beside what they are about.

@@ -8,8 +8,8 @@ Baichuan folders without remote code, and BLOOM folders as a network that can be
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BloomConfig
 
 from medtune.models.baichuan import BaichuanConfig, BaichuanForCausalLM
+from medtune.models.baichuan_tokenizer import BaichuanTokenizer
 from medtune.models.bloom import BloomForCausalLM
-from medtune.models.tokenizers import BaichuanTokenizer
 
 AutoConfig.register(BaichuanConfig.model_type, BaichuanConfig, exist_ok=True)
 AutoModelForCausalLM.register(BaichuanConfig, BaichuanForCausalLM, exist_ok=True)

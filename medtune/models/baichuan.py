@@ -64,7 +64,7 @@ class BaichuanConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         """Derives ``norm_head`` and refuses what no Baichuan model has."""
         # The hub holds false or [false] here; the original code read the latter as true.
-        kwargs.pop("gradient_checkpointing", None)
+        self.had_checkpointing_key = kwargs.pop("gradient_checkpointing", None) is not None
         if self.norm_head is None:
             self.norm_head = self.vocab_size == BAICHUAN2_VOCAB_SIZE or self.z_loss_weight is not None
         if self.hidden_act != "silu":
@@ -84,6 +84,8 @@ class BaichuanConfig(PreTrainedConfig):
         """
         optional = ("max_position_embeddings", "model_max_length", "z_loss_weight")
         values = {k: v for k, v in super().to_dict().items() if v is not None or k not in optional}
+        if values.pop("had_checkpointing_key", False):
+            values["gradient_checkpointing"] = False
         if self.uses_rotary_positions and not self.norm_head and values.get("architectures"):
             values["architectures"] = ["BaiChuanForCausalLM"]
         return values

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import shutil
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,8 @@ SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 ADAPTER_FILE = "adapter_config.json"
+
+PARTIAL_FILES = (".cache/huggingface/download/**/*.incomplete", "*.incomplete", "*.aria2", "*.part")
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 SMALL_FILES = ("*.json", "tokenizer.model", "*.txt")
@@ -66,7 +69,11 @@ def _fetch(key: str, name: str, revision: str | None, patterns: tuple[str, ...])
         raise ConfigError(
             f"{asked} is gated: accept its licence on the hub, log in with 'hf auth login' and try again"
         ) from error
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+    except RevisionNotFoundError as error:
+        raise ConfigError(
+            f"{asked}: the hub has the model, but no such revision; set model.revision=main"
+        ) from error
+    except RepositoryNotFoundError as error:
         raise ConfigError(f"{asked}: no such folder here, and no such model on the hub") from error
     except OSError as error:
         raise ConfigError(
@@ -145,9 +152,15 @@ def folder_problems(folder: Path) -> Iterator[str]:
             f"the download is incomplete: {len(absent)} of {len(files)} shards are missing "
             f"({', '.join(absent[:3])}{', ...' if len(absent) > 3 else ''})"
         )
-    for file in files:
-        if file.is_file() and (problem := file_problem(file)):
-            yield f"{file.name} {problem}"
+    damaged = [(file, problem) for file in files if file.is_file() and (problem := file_problem(file))]
+    for file, problem in damaged:
+        yield f"{file.name} {problem}"
+    broken_off = [path for pattern in PARTIAL_FILES for path in folder.glob(pattern)]
+    if broken_off and (absent or damaged or not files):
+        yield (
+            f"{len(broken_off)} files of a download that broke off lie in it ({broken_off[0].name}); run the "
+            "same download again, it goes on where it stopped"
+        )
 
 
 def file_problem(file: Path) -> str | None:
@@ -169,6 +182,46 @@ def file_problem(file: Path) -> str | None:
     size = 8 + header_size + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
     found = file.stat().st_size
     return None if size == found else f"has {found} bytes where its header promises {size}; fetch it again"
+
+
+def settle_remote_code(folder: Path, source: str | None) -> None:
+    """Makes what ``auto_map`` says true in a folder that was written here.
+
+    It names Python files for loaders that run a model's own code; nothing here runs any. Files that lie in
+    the source are copied; of a hub id they are named there, as transformers does; else the key goes, since
+    such a loader would look for them in vain.
+
+    Args:
+        folder: Just written, with a config.json.
+        source: Where the model came from, a folder or hub id.
+    """
+    origin = Path(source).expanduser() if source else None
+    codes = sorted(origin.glob("*.py")) if origin is not None and origin.is_dir() else []
+    needed = False
+    for name in ("config.json", "tokenizer_config.json"):
+        settings = read_settings(folder / name)
+        if "auto_map" not in settings:
+            continue
+        needed = True
+        if codes:
+            continue
+        if source and (origin is None or not origin.is_dir()):
+            settings["auto_map"] = _on_hub(settings["auto_map"], source)
+        else:
+            del settings["auto_map"]
+        text = json.dumps(settings, indent=2, ensure_ascii=False)
+        (folder / name).write_text(text + "\n", encoding="utf-8")
+    for code in codes if needed else []:
+        shutil.copyfile(code, folder / code.name)
+
+
+def _on_hub(value: Any, source: str) -> Any:
+    """The classes of an ``auto_map``, each marked as one of the hub id ``source``."""
+    if isinstance(value, dict):
+        return {key: _on_hub(member, source) for key, member in value.items()}
+    if isinstance(value, list):
+        return [_on_hub(member, source) for member in value]
+    return f"{source}--{value}" if isinstance(value, str) and "--" not in value else value
 
 
 def has_tokenizer(folder: Path) -> bool:

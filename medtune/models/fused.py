@@ -1,22 +1,24 @@
-"""Liger's fused kernels (github.com/linkedin/Liger-Kernel, extra ``gpu``), on CUDA and where installed."""
+"""Liger's fused kernels (github.com/linkedin/Liger-Kernel, extra ``gpu``)."""
 
 import importlib.util
 import logging
-from functools import cache
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from medtune.config.schema import Config
 from medtune.runtime.families import NATIVE_FAMILIES
 
 logger = logging.getLogger(__name__)
 
 
-@cache
-def has_liger() -> bool:
-    """Whether the package is installed."""
-    return importlib.util.find_spec("liger_kernel") is not None
+def use_fused_kernels(config: Config) -> bool:
+    """What ``model.fused_kernels`` means on this machine."""
+    if config.model.fused_kernels is not None:
+        return config.model.fused_kernels
+    on_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    return on_gpu and importlib.util.find_spec("liger_kernel") is not None
 
 
 def fused_cross_entropy(head: nn.Module, hidden: Tensor, labels: Tensor) -> Tensor | None:
@@ -30,18 +32,13 @@ def fused_cross_entropy(head: nn.Module, hidden: Tensor, labels: Tensor) -> Tens
     Returns:
         float32 [1].
     """
-    if type(head) is not nn.Linear or not is_fusible(hidden) or not len(labels):
+    if type(head) is not nn.Linear or not hidden.requires_grad or not len(labels):
         return None
     from liger_kernel.transformers.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyLoss
 
     # Chunks add up the weight's gradient: in bfloat16 the later ones would be rounded away.
     loss = LigerFusedLinearCrossEntropyLoss(reduction="sum", accum_dtype=torch.float32)
     return loss(head.weight, hidden, labels, head.bias).float().reshape(1)  # type: ignore[no-any-return]
-
-
-def is_fusible(hidden: Tensor) -> bool:
-    """Whether Liger's kernels can work on ``hidden``, in a pass that learns."""
-    return hidden.is_cuda and hidden.requires_grad and torch.is_grad_enabled() and has_liger()
 
 
 def use_fused_layers(model: PreTrainedModel) -> bool:

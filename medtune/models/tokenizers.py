@@ -1,66 +1,86 @@
-"""Baichuan's tokenizer on transformers 5.
+"""The tokenizer of a model: found, read by the right class, with an EOS and a padding token."""
 
-The package registers the tokenizer with transformers.
-"""
-
-import json
-import os
+import logging
 from pathlib import Path
 from typing import Any
 
-from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from medtune.config.schema import ModelConfig
+from medtune.models.baichuan_tokenizer import BaichuanTokenizer
+from medtune.models.folders import TOKENIZER_FILES, find_folder, has_tokenizer, read_settings
+from medtune.runtime.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 
-class BaichuanTokenizer(SentencePieceBackend):
-    """Encodes and decodes as the hub's tokenizer of the same name, for Baichuan-1 and -2.
+def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer of ``model``, with an EOS and a padding token.
 
-    Converted to a fast tokenizer, a third (Baichuan-1) or two thirds (Baichuan-2) of unusual texts
-    would get other ids.
+    Raises:
+        ConfigError: It cannot be found or read, or has no EOS token.
     """
+    key, name = ("model.tokenizer", model.tokenizer) if model.tokenizer else ("model.path", model.path)
+    if name is None:
+        raise ConfigError("neither model.tokenizer nor model.path is set; give a folder or hub id")
+    folder = find_folder(key, name, None if model.tokenizer else model.revision, weights=False)
+    if not has_tokenizer(folder):
+        raise ConfigError(f"{key}={name} holds no tokenizer: looked for {', '.join(TOKENIZER_FILES)}")
+    tokenizer = _read_tokenizer(key, folder)
+    _settle_eos(tokenizer, key, folder)
+    _settle_padding(tokenizer)
+    return tokenizer
 
-    def __init__(self, add_bos_token: bool = True, add_eos_token: bool = False, **kwargs: Any) -> None:
-        """Takes the keys of ``tokenizer_config.json``, with the original class's defaults."""
-        self.add_bos_token = add_bos_token
-        self.add_eos_token = add_eos_token
-        defaults = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
-        # legacy=False would switch Baichuan-1's dummy prefix off.
-        super().__init__(**{**defaults, **kwargs, "legacy": True})  # type: ignore[no-untyped-call]
 
-    def build_inputs_with_special_tokens(
-        self, token_ids_0: list[int], token_ids_1: list[int] | None = None
-    ) -> list[int]:
-        """Puts BOS and EOS around each sequence, where they are on."""
-        bos = [self.bos_token_id] if self.add_bos_token else []
-        eos = [self.eos_token_id] if self.add_eos_token else []
-        joined = bos + token_ids_0 + eos
-        return joined if token_ids_1 is None else joined + bos + token_ids_1 + eos
+def _read_tokenizer(key: str, folder: Path) -> PreTrainedTokenizerBase:
+    for name in ("tokenizer.json", "tokenizer_config.json", "config.json"):
+        read_settings(folder / name)  # its message names the file
+    try:
+        tokenizer: PreTrainedTokenizerBase = _tokenizer_class(folder).from_pretrained(folder)
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{key}={folder}: its tokenizer cannot be read ({error}); fetch it again"
+        ) from error
+    return tokenizer
 
-    def convert_tokens_to_string(self, tokens: list[str]) -> str:
-        """Decodes what lies between special tokens by sentencepiece, with a space before each special one."""
-        special = set(self.all_special_tokens)
-        text, run, after_special = "", [], False
-        for index, token in enumerate(tokens):
-            if token not in special:
-                run.append(token)
-                after_special = False
-                continue
-            gap = " " if index and not after_special else ""
-            text += gap + self.sp_model.decode(run) + token
-            run, after_special = [], True
-        decoded: str = text + self.sp_model.decode(run)
-        return decoded
 
-    def save_pretrained(
-        self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
-    ) -> tuple[str, ...]:
-        """Also writes ``add_bos_token`` and ``add_eos_token``.
+def _tokenizer_class(folder: Path) -> Any:
+    """Baichuan's own class for its sentencepiece files, else transformers' choice."""
+    if (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file():
+        settings = read_settings(folder / "tokenizer_config.json") | read_settings(folder / "config.json")
+        if settings.get("tokenizer_class") == "BaichuanTokenizer" or settings.get("model_type") == "baichuan":
+            return BaichuanTokenizer
+    return AutoTokenizer
 
-        Transformers drops them, and the original class would then begin every text with BOS.
-        """
-        files: tuple[str, ...] = super().save_pretrained(save_directory, *args, **kwargs)
-        path = Path(save_directory) / "tokenizer_config.json"
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        settings |= {"add_bos_token": self.add_bos_token, "add_eos_token": self.add_eos_token}
-        written = json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False)
-        path.write_text(written + "\n", encoding="utf-8")
-        return files
+
+def _settle_eos(tokenizer: PreTrainedTokenizerBase, key: str, folder: Path) -> None:
+    """Takes the EOS that the model's own settings name where the tokenizer's name none.
+
+    Raises:
+        ConfigError: Neither does.
+    """
+    if tokenizer.eos_token_id is not None:
+        return
+    for name in ("generation_config.json", "config.json"):
+        eos = read_settings(folder / name).get("eos_token_id")
+        first = eos[0] if isinstance(eos, list) and eos else eos
+        if isinstance(first, int) and 0 <= first < len(tokenizer):
+            tokenizer.eos_token = tokenizer.convert_ids_to_tokens(first)
+            logger.info(
+                "the tokenizer names no EOS token; %s says it is %s (id %d)",
+                *(name, tokenizer.eos_token, first),
+            )
+            return
+    raise ConfigError(
+        f"{key}={folder}: the tokenizer has no EOS token, so no answer could end; "
+        "name one as eos_token in its tokenizer_config.json"
+    )
+
+
+def _settle_padding(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Gives the tokenizer a padding token; any will do, since padding is told by its place, not its id."""
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+        logger.info("the tokenizer has no padding token; rows are filled with %s", tokenizer.pad_token)
+    elif tokenizer.pad_token_id == tokenizer.eos_token_id:
+        logger.info("padding and EOS share the token %s; EOS is learned all the same", tokenizer.pad_token)

@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 from medtune.config.schema import AdapterConfig, Config, QuantizationConfig
 from medtune.generation.engine import TransformersEngine
 from medtune.generation.settings import SamplingSettings
-from medtune.models.load import load_model, load_tokenizer
+from medtune.models.load import load_model
+from medtune.models.tokenizers import load_tokenizer
 from medtune.runtime.errors import ConfigError
 from medtune.runtime.record import RunFolder, write_json
 from medtune.tasks.weights import settle_weights
@@ -27,6 +28,8 @@ def run(config: Config, folder: RunFolder) -> None:
     """Writes ``export.output``, reads it back, and compares the answers."""
     output = Path(config.export.output or folder.model)
     refuse_used(output)
+    # In the type of the weights themselves; export.dtype decides of the rest.
+    config = replace(config, model=replace(config.model, dtype="auto"))
     with settle_weights(config) as weights:
         model: Any = load_model(config, for_training=False, weights=weights)
         if config.export.merge and hasattr(model, "peft_config"):

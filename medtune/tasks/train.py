@@ -28,7 +28,7 @@ def run(config: Config, folder: RunFolder) -> None:
         raise Interrupted(result.signal_number, f"stopped after step {result.global_step}")
     gc.collect()  # the fit's tensors go before the model is loaded anew
     gather(None)  # the model is written by rank zero; the others wait for it
-    if config.eval.after_fit and config.data.eval_splits:
+    if config.eval.after_fit is not False and config.data.eval_splits:
         scores = evaluate_splits(config, folder, config.data.eval_splits, str(folder.model))
         record_scores(config, folder, scores)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from medtune.config.schema import Config
 from medtune.models.folders import find_weights
-from medtune.models.load import load_model, load_tokenizer
+from medtune.models.load import load_model
+from medtune.models.tokenizers import load_tokenizer
 from medtune.training.checkpoints import Checkpoint, open_checkpoint, whole_checkpoints
 from medtune.training.weights import weights_of, write_model
 

@@ -16,6 +16,8 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.fsdp import fully_shard
 
+from medtune.models.placing import Prepare, parts
+
 
 class FullyShardedStrategy(ModelParallelStrategy):
     """Shards parameters, gradients and optimizer state over all ranks.
@@ -35,12 +37,12 @@ class FullyShardedStrategy(ModelParallelStrategy):
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
-    def place_model(self, model: nn.Module) -> nn.Module:
+    def place_model(self, model: nn.Module, prepare: Prepare) -> nn.Module:
         """Shards ``model`` in place, a layer at a time: a device never holds it whole."""
         mesh = self.device_mesh["data_parallel"]
-        for layer in decoder_layers(model):
-            fully_shard(layer, mesh=mesh, reshard_after_forward=self.reshard_after_forward)
-        fully_shard(model, mesh=mesh, reshard_after_forward=self.reshard_after_forward)
+        for part in parts(model):
+            prepare(part)
+            fully_shard(part, mesh=mesh, reshard_after_forward=self.reshard_after_forward)
         return model
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
@@ -63,14 +65,3 @@ class FullyShardedStrategy(ModelParallelStrategy):
         set_optimizer_state_dict(model, optimizer, optim_state_dict=state["optimizer_0"])
         rest: dict[str, Any] = torch.load(path / "meta.pt", map_location="cpu", weights_only=weights_only)
         return rest
-
-
-def decoder_layers(model: nn.Module) -> list[nn.Module]:
-    """The layers that transformers calls indivisible, else the members of the longest module list."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
-    names = set(getattr(base, "_no_split_modules", None) or ())
-    layers = [module for module in model.modules() if type(module).__name__ in names]
-    if layers:
-        return layers
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    return list(max(lists, key=len, default=()))

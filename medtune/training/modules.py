@@ -10,7 +10,9 @@ from torch.optim import Optimizer
 
 from medtune.config.schema import Config
 from medtune.models.attention import attention_inputs
-from medtune.models.load import load_model
+from medtune.models.fused import use_fused_kernels, use_fused_layers
+from medtune.models.load import is_quantized, load_model
+from medtune.models.placing import base_model, place_whole, prepare_for
 from medtune.training import losses
 from medtune.training.optim import build_optimizer, build_schedule, learning_rate_factor
 from medtune.training.source_losses import SourceSums
@@ -34,7 +36,8 @@ class LanguageModelModule(L.LightningModule):
     Args:
         config: The settled configuration.
         total_steps: Optimizer steps of the whole fit, which the schedule is stretched over.
-        build_model: Makes the network, in any mode, on the CPU. Default: ``models.load.load_model``.
+        build_model: Makes the network, in any mode, on the CPU or without values on the meta device. Default:
+            ``models.load.load_model``.
         source_names: Of the data, in the order of the batches' ``source_ids``. Losses by source are kept
             when there are several.
     """
@@ -49,7 +52,9 @@ class LanguageModelModule(L.LightningModule):
         super().__init__()
         self.config = config
         self.total_steps = total_steps
-        self.build_model = build_model or (lambda: load_model(config, for_training=True))
+        self.build_model: Callable[[], Any] = build_model or (
+            lambda: load_model(config, for_training=True, place=False)
+        )
         self.model: Any = None
         self.token_losses: Any = None  # made with the model
         # An adapter's checkpoint leaves the frozen base out, so loading cannot insist on every key.
@@ -66,15 +71,23 @@ class LanguageModelModule(L.LightningModule):
     def configure_model(self) -> None:
         """Builds the network and lets the strategy place it; a second call does nothing.
 
-        It is built on the CPU under every strategy, so that one seed gives one set of weights.
+        Values are drawn on the CPU under every strategy, so that one seed gives one set of weights.
         """
         if self.model is not None:
             return
+        strategy = self.trainer.strategy
         with torch.device("cpu"):
             model = self.build_model()
-        place = getattr(self.trainer.strategy, "place_model", None)
-        self.model = (place(model) if place else model).train()
-        self.token_losses = TokenLosses(model)
+        if use_fused_kernels(self.config):
+            use_fused_layers(base_model(model))
+        self.token_losses = TokenLosses(model, fused=use_fused_kernels(self.config))
+        prepare = prepare_for(model, self.config, for_training=True)
+        place = getattr(strategy, "place_model", None)
+        if place is not None:
+            model = place(model, prepare)
+        elif not is_quantized(model):
+            place_whole(model, prepare, strategy.root_device)
+        self.model = model.train()
 
     def network_inputs(self, batch: Batch) -> dict[str, Any]:
         """The network's keyword arguments for a batch."""

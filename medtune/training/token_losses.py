@@ -32,11 +32,13 @@ class TokenLosses:
         model: transformers' or peft's. Where its family is known to end with its head (``PLAIN_HEADS``), the
             head works in chunks; another's logits are made whole, of the columns that the network lets one
             choose.
+        fused: Use Liger's kernel for the loss where it can serve.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, fused: bool = False) -> None:
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.model = model
+        self.fused = fused
         self.takes_columns = "logits_to_keep" in inspect.signature(base.forward).parameters
         self.head: nn.Module | None = None
         if base.config.model_type in PLAIN_HEADS and self.takes_columns:
@@ -75,7 +77,7 @@ class TokenLosses:
         def compute(project: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
             assert self.head is not None
             hidden = chosen(hidden, batch["learned"])
-            if not apart and not correct:
+            if self.fused and not apart and not correct:
                 fused = fused_cross_entropy(self.head, hidden, labels)
                 if fused is not None:
                     return fused

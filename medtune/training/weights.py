@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers.utils import logging as hf_logging
 
 from medtune.config.schema import Config
+from medtune.models.folders import settle_remote_code
 from medtune.runtime.record import whole_folder, write_json
 from medtune.training.checkpoints import Checkpoint, read_state
 from medtune.training.modules import LanguageModelModule
@@ -127,6 +128,7 @@ def write_model(model: Any, weights: dict[str, Tensor], tokenizer: Any, config: 
             with no_progress_bars():
                 model.save_pretrained(aside, state_dict=weights, **more)
             tokenizer.save_pretrained(aside)
+            settle_remote_code(aside, config.model.path)
             write_json(aside / CARD, model_card(config))
         except SafetensorError as error:
             raise OSError(0, f"{error}; about {size / 2**20:.0f} MiB are needed") from error

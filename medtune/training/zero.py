@@ -15,6 +15,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import nn
 from torch.optim import Optimizer
 
+from medtune.models.placing import Prepare, WeightTypes, cast, parts
 from medtune.training.precision import kept_buffers
 
 # Elements in a communication buffer on CPU ranks. Lightning's 200 million would cost 800 MB each.
@@ -72,19 +73,22 @@ class ZeroStrategy(DeepSpeedStrategy):
         """Builds outside ``zero.Init``; :meth:`place_model` partitions."""
         yield
 
-    def place_model(self, model: nn.Module) -> nn.Module:
-        """Stage 3: partitions the built model, parameter by parameter: no device ever holds it whole."""
-        if not self.zero_stage_3:
-            return model
+    def place_model(self, model: nn.Module, prepare: Prepare) -> nn.Module:
+        """Stage 3: partitions the model, a part at a time: no device ever holds it whole."""
         self._init_config_if_needed()
         assert isinstance(self.config, dict)
-        if self.config.get("bf16", {}).get("enabled"):
-            # DeepSpeed refuses partitions of another type than its own.
-            with kept_buffers(model):
-                model = model.to(torch.bfloat16)
-        deepspeed.zero.Init(
-            module=model, config_dict_or_path={"train_micro_batch_size_per_gpu": 1, **self.config}
-        )
+        is_half = self.config.get("bf16", {}).get("enabled")
+        for part in parts(model):
+            prepare(part)
+            if is_half:
+                # DeepSpeed refuses partitions of another type than its own.
+                cast(part, WeightTypes(torch.bfloat16, torch.bfloat16))
+            if self.zero_stage_3:
+                deepspeed.zero.Init(
+                    module=part, config_dict_or_path={"train_micro_batch_size_per_gpu": 1, **self.config}
+                )
+            else:
+                part.to(self.root_device)
         for owner in model.modules():
             for name, buffer in owner.named_buffers(recurse=False):
                 owner._buffers[name] = buffer.to(self.root_device)

@@ -31,8 +31,6 @@ from tests.numerics.toy import (
     toy_config,
 )
 
-token_losses.LOGITS_AT_ONCE = 4 * VOCABULARY  # so that the head works in chunks
-
 BUILDERS = "medtune.training.strategies"
 STRATEGIES: dict[str, dict[str, Any]] = {
     "ddp": {"_target_": f"{BUILDERS}.ddp"},
@@ -199,6 +197,7 @@ def run_all(strategy: str, out: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    token_losses.LOGITS_AT_ONCE = 4 * VOCABULARY  # so that the head works in chunks
     results = run_all(sys.argv[1], Path(sys.argv[2]))
     if os.environ.get("RANK", "0") == "0":
         torch.save(results, Path(sys.argv[2]) / "results.pt")

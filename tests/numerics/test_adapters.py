@@ -15,9 +15,7 @@ NETWORKS = {
     "llama": ModelConfig(init="random", model_type="llama", num_key_value_heads=2, **SIZES),
 }
 IDS = torch.arange(4, 52).view(2, 24)
-# Of merged against trained logits. (W + BA)x and Wx + BAx round differently; the 8-bit products moreover
-# round activations to fp16 and int8, which ends with the merge.
-TOLERANCE = {"none": 1e-4, "nf4": 1e-4, "int8": 2e-2}
+MERGED_TOLERANCE = 1e-4  # (W + BA)x and Wx + BAx round differently
 
 
 @pytest.fixture(params=NETWORKS)
@@ -75,9 +73,15 @@ def test_an_adapter_learns_on_a_frozen_base_and_is_saved_loaded_and_merged(confi
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
     torch.testing.assert_close(logits(loaded), trained, atol=1e-6, rtol=1e-5)
 
+    if quantization == "int8":
+        # Its products round activations to fp16 and int8, which ends with the merge: by up to 0.03, from draw
+        # to draw. Without that, the trained function is the one that is merged.
+        loaded.get_base_model().dequantize()
+        trained = logits(loaded)
+        loaded = load_model(config, for_training=False, weights=str(tmp_path / "adapter"))
     merged = merge_adapter(loaded)
     assert not any("lora" in name for name, _ in merged.named_modules())
-    torch.testing.assert_close(logits(merged), trained, atol=TOLERANCE[quantization], rtol=1e-4)
+    torch.testing.assert_close(logits(merged), trained, atol=MERGED_TOLERANCE, rtol=1e-4)
     merged.save_pretrained(tmp_path / "merged")
     config.quantization = QuantizationConfig()
     exported = load_model(config, for_training=False, weights=str(tmp_path / "merged"))

@@ -55,7 +55,7 @@ def tokenizer_source(model: ModelConfig) -> TokenizerSource:
 
     @cache
     def load() -> "PreTrainedTokenizerBase":
-        from medtune.models.load import load_tokenizer  # with torch and transformers
+        from medtune.models.tokenizers import load_tokenizer  # with torch and transformers
 
         return load_tokenizer(model)
 

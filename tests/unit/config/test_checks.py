@@ -197,12 +197,6 @@ def with_section(config, section, **values):
         ),
         pytest.param(
             "model",
-            {"tokenizer": None},
-            "model.init=random without model.path needs model.tokenizer=FOLDER",
-            id="tokenizer_unknown",
-        ),
-        pytest.param(
-            "model",
             {"tokenizer": "/nowhere/tokenizer"},
             "model.tokenizer=/nowhere/tokenizer is not there; "
             "set it to a folder with a transformers model, or to a hub id",

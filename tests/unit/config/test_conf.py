@@ -71,7 +71,7 @@ def test_the_default_is_masked_tuning_of_the_tiny_model_on_the_sample():
         *("tiny", "sample"),
     )
     assert config.data.eval_splits == ["test", "new_words"]
-    assert config.eval.after_fit
+    assert config.eval.after_fit is None  # settled: true
 
 
 def test_several_loggers_at_once():

@@ -177,3 +177,12 @@ def test_batches_hold_rows_of_like_length(lengths, limits, batch_tokens, batches
 )
 def test_the_context_is_read_from_the_models_configuration(model_config, context):
     assert context_length(SimpleNamespace(config=model_config)) == context
+
+
+def test_the_head_gets_the_last_column_in_one_piece(make_tiny_llama):
+    """Of a view of several rows torch would make as many copies of the head's weight."""
+    model, inputs = make_tiny_llama(), []
+    model.lm_head.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
+    TransformersEngine(model, []).generate([[5, 6, 7], [8, 9]], SamplingSettings(max_new_tokens=3))
+    assert [tuple(hidden.shape[:2]) for hidden in inputs] == [(2, 1)] * 3
+    assert all(hidden.is_contiguous() for hidden in inputs)

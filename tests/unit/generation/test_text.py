@@ -5,7 +5,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from medtune.generation.text import INCOMPLETE, TextStream, decode
-from medtune.models.tokenizers import BaichuanTokenizer
+from medtune.models.baichuan_tokenizer import BaichuanTokenizer
 
 NASTY = [
     "hello",

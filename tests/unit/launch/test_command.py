@@ -149,14 +149,19 @@ def test_a_command_is_refused_with_all_its_problems(line, problems):
     assert problems_of(line) == [problem.format(here=Path.cwd()) for problem in problems]
 
 
-def test_rules_of_the_layers_below_are_told_too():
+def test_rules_of_the_layers_below_are_told_too(tmp_path):
     (problem,) = problems_of("strategy=fsdp quantization=int8 adapter=lora")
     assert problem.startswith("quantization=int8 with strategy=fsdp: ")
-    assert problems_of("model.model_type=bloom") == [
-        "model.model_type=bloom cannot train on packed rows: its ALiBi is built from a 2-D mask, through "
-        "which packed documents see each other; set data.packing=none "
-        "(packing is safe for baichuan, llama, mistral, qwen2, qwen3)"
+    refusal = [
+        "model.model_type=mpt cannot train on packed rows: it takes a 2-D mask only, through which packed "
+        "documents see each other; set data.packing=none "
+        "(packing is safe for baichuan, bloom, llama, mistral, qwen2, qwen3)"
     ]
+    assert problems_of("model.model_type=mpt") == refusal
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "mpt"}')
+    assert problems_of(f"model=local model.path={folder}") == refusal
 
 
 @pytest.mark.parametrize(

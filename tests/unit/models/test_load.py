@@ -16,8 +16,9 @@ from medtune.config.schema import (
     QuantizationConfig,
     TrainerConfig,
 )
-from medtune.models.load import load_model, load_tokenizer
-from medtune.models.tokenizers import BaichuanTokenizer
+from medtune.models.baichuan_tokenizer import BaichuanTokenizer
+from medtune.models.load import load_model
+from medtune.models.tokenizers import load_tokenizer
 from medtune.runtime.errors import ConfigError
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "baichuan"
@@ -265,7 +266,7 @@ def test_a_folder_that_does_not_fit_is_refused_with_what_is_wrong(stored, spoil,
             {"model_type": "llama", "vocab_size": 20}, "but the embedding has 20 rows", id="small_vocabulary"
         ),
         pytest.param(
-            {"model_type": "mpt", "intermediate_size": None},
+            {"model_type": "mpt", "attention": "sdpa", "intermediate_size": None},
             "model.attention=sdpa: mpt has no such attention in transformers; set model.attention=eager",
             id="no_sdpa",
         ),

@@ -24,7 +24,7 @@ from medtune.data.tokens.encoders import (
     tiktoken_encoder,
 )
 from medtune.data.tokens.vocabulary import PROBES, own_encoder, verified, vocabulary_of
-from medtune.models.tokenizers import BaichuanTokenizer
+from medtune.models.baichuan_tokenizer import BaichuanTokenizer
 
 PROJECT = Path(__file__).parents[4]
 BAICHUAN = PROJECT / "tests" / "fixtures" / "baichuan" / "tok_tiny"

@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoTokenizer
 
 import medtune.models  # noqa: F401  (Baichuan becomes known to transformers)
-from medtune.models.tokenizers import BaichuanTokenizer
+from medtune.models.baichuan_tokenizer import BaichuanTokenizer
 
 FOLDER = Path(__file__).parents[2] / "fixtures" / "baichuan" / "tok_tiny"
 

@@ -1,0 +1,142 @@
+"""What transformers must know to build a network: its files' ``config.json``, or what a model option says."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from medtune.config.schema import ModelConfig
+from medtune.models.folders import find_folder, read_settings
+from medtune.models.tokenizers import load_tokenizer
+from medtune.runtime.errors import ConfigError
+
+NETWORK_KEYS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+    "tie_word_embeddings",
+)
+# Keys of a config.json that transformers derives from another one when it builds a network anew.
+DERIVED_KEYS = {
+    "hidden_size": ("head_dim", "n_embed"),
+    "num_attention_heads": ("head_dim", "num_key_value_heads"),
+    "num_hidden_layers": ("layer_types",),
+}
+ROWS_MULTIPLE = 64  # a resized embedding is rounded up to it, for the matrix units of GPUs
+
+
+def build_network_config(model: ModelConfig) -> PreTrainedConfig:
+    """What transformers needs to build the network.
+
+    With random weights the keys of ``model`` win over what is known of ``model.path``, and the tokenizer
+    gives the special ids, and the vocabulary where nothing else does; with pretrained weights the file
+    decides.
+
+    Raises:
+        ConfigError: An unknown architecture, or keys that do not go with it.
+    """
+    known = known_settings(model)
+    model_type = model.model_type or known.get("model_type")
+    if model_type is None:
+        raise ConfigError("model.model_type is not set, and there is no model.path to read it from")
+    if model_type not in CONFIG_MAPPING or CONFIG_MAPPING[model_type] not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ConfigError(
+            f"model.model_type={model_type}: transformers has no such causal language model, and code that a "
+            "model brings along is never run"
+        )
+    if known.get("model_type", model_type) != model_type:
+        raise ConfigError(
+            f"model.model_type={model_type}, but {model.path} is {known['model_type']}; leave it out"
+        )
+    given = {key: getattr(model, key) for key in NETWORK_KEYS if getattr(model, key) is not None}
+    _check_given(model, model_type, given, known)
+    tokenizer = load_tokenizer(model)
+    network: PreTrainedConfig
+    if model.init == "pretrained":
+        network = AutoConfig.from_pretrained(path_folder(model))
+    else:
+        derived = {"model_type", *(name for key in given for name in DERIVED_KEYS.get(key, ()))}
+        kept = {key: value for key, value in known.items() if key not in derived}
+        settings = _own_names(model_type, kept) | _tokenizer_settings(tokenizer, known)
+        network = AutoConfig.for_model(model_type, **(settings | _own_names(model_type, given)))
+    _check_vocabulary(model, network, len(tokenizer))
+    return network
+
+
+def known_settings(model: ModelConfig) -> dict[str, Any]:
+    """The ``config.json`` of ``model.path``; what the option says, with random weights and no folder here."""
+    if model.path is None:
+        return dict(model.architecture)
+    if model.init == "random" and model.architecture and not Path(model.path).expanduser().is_dir():
+        return dict(model.architecture)
+    return read_settings(path_folder(model) / "config.json")
+
+
+def path_folder(model: ModelConfig, weights: bool = False) -> Path:
+    """The folder of ``model.path``."""
+    if model.path is None:
+        raise ConfigError("model.path is not set; give a folder or hub id, or set model.init=random")
+    return find_folder("model.path", model.path, model.revision, weights)
+
+
+def _own_names(model_type: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """``settings`` under the names that the family itself gives them, so that none is there twice."""
+    names: dict[str, str] = CONFIG_MAPPING[model_type].attribute_map
+    return {names.get(key, key): value for key, value in settings.items()}
+
+
+def _check_given(model: ModelConfig, model_type: str, given: dict[str, Any], known: dict[str, Any]) -> None:
+    if model.init == "pretrained":
+        problems = [
+            f"model.{key}={value}, but {model.path} has {known.get(key)}; with model.init=pretrained the "
+            f"files decide, so leave model.{key} out"
+            for key, value in given.items()
+            if value != known.get(key)
+        ]
+    else:
+        default = CONFIG_MAPPING[model_type]()
+        hidden, heads = (
+            given.get(key, known.get(key, getattr(default, key)))
+            for key in ("hidden_size", "num_attention_heads")
+        )
+        keys = [f"model.{key}" for key in given] + [f"model.architecture.{key}" for key in model.architecture]
+        problems = [
+            f"{key}={value}: {model_type} has no such setting"
+            for key, value in zip(keys, [*given.values(), *model.architecture.values()], strict=True)
+            if not hasattr(default, key.rpartition(".")[2])
+        ]
+        if hidden % heads:
+            problems.append(
+                f"model.hidden_size ({hidden}) must be a multiple of model.num_attention_heads ({heads})"
+            )
+    if problems:
+        raise ConfigError(problems)
+
+
+def _tokenizer_settings(tokenizer: PreTrainedTokenizerBase, known: dict[str, Any]) -> dict[str, Any]:
+    """What a new network takes from its tokenizer; the vocabulary only where nothing else gives it."""
+    settings = {
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    if "vocab_size" not in known:
+        settings["vocab_size"] = len(tokenizer)
+    return settings
+
+
+def _check_vocabulary(model: ModelConfig, network: PreTrainedConfig, num_tokens: int) -> None:
+    """Raises ConfigError when the tokenizer makes ids that the embedding has, and gets, no row for."""
+    if num_tokens <= network.vocab_size or model.resize_embeddings:
+        return
+    raise ConfigError(
+        f"the tokenizer ({model.tokenizer or model.path}) has {num_tokens} tokens, but the embedding has "
+        f"{network.vocab_size} rows; use the model's own tokenizer, or set model.resize_embeddings=true to "
+        "train rows for the others"
+    )
