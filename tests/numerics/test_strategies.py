@@ -14,7 +14,7 @@ from tests.numerics.toy import relative_error, tiny_model
 
 ROOT = Path(__file__).parents[2]
 MIXED = ["mixed", "mixed_accumulated"]
-FITS = ["accumulated", "clipped", "adamw", "lora", "tied", *MIXED]
+FITS = ["accumulated", "clipped", "adamw", "lora", "tied", "drawn", "drawn_lora", *MIXED]
 
 # A start costs some 20 seconds, most of it imports.
 STRATEGIES = [
