@@ -265,7 +265,9 @@ IDLE = (
         lambda config: f"adapter={config.adapter.name} trainer.precision={config.trainer.precision}",
     ),
     Idle(
-        ("model.dtype",), lambda config: config.task == "export", lambda config: "task=export (export.dtype)"
+        ("model.dtype",),
+        lambda config: config.task == "export",
+        lambda config: "task=export (export.dtype decides)",
     ),
     Idle(
         BATCHES,

@@ -125,7 +125,7 @@ def _load_base(config: Config, for_training: bool) -> PreTrainedModel:
         folder = path_folder(config.model, weights=True)
         check_model_folder("model.path", folder)
     network = build_network_config(config.model)
-    attention = _attention(config, network, for_training)
+    attention = choose_attention(config, network, for_training)
     if folder is None:
         model = _build_random(config, network, attention, for_training)
     else:
@@ -251,7 +251,7 @@ def _frozen_type(config: Config, network: PreTrainedConfig, for_training: bool) 
     return (training_types if for_training else answering_types)(config, stored).frozen
 
 
-def _attention(config: Config, network: PreTrainedConfig, for_training: bool) -> str:
+def choose_attention(config: Config, network: PreTrainedConfig, for_training: bool) -> str:
     """``model.attention`` where the family has it; ``auto`` settled; what decodes answers is ``sdpa``."""
     family: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(network)]
     wanted = config.model.attention

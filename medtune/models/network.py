@@ -64,6 +64,9 @@ def build_network_config(model: ModelConfig) -> PreTrainedConfig:
         derived = {"model_type", *(name for key in given for name in DERIVED_KEYS.get(key, ()))}
         kept = {key: value for key, value in known.items() if key not in derived}
         settings = _own_names(model_type, kept) | _tokenizer_settings(tokenizer, known)
+        if "num_attention_heads" in given and hasattr(CONFIG_MAPPING[model_type](), "num_key_value_heads"):
+            # Not the family's default, which goes with its default number of heads.
+            settings.setdefault("num_key_value_heads", given["num_attention_heads"])
         network = AutoConfig.for_model(model_type, **(settings | _own_names(model_type, given)))
     _check_vocabulary(model, network, len(tokenizer))
     return network

@@ -150,9 +150,13 @@ def draw(base: PreTrainedModel, part: nn.Module, seed: int) -> None:
             if hasattr(module, "reset_lora_parameters"):  # peft's, around a layer that has been drawn
                 for adapter in module.active_adapters:  # type: ignore[union-attr]
                     module.reset_lora_parameters(adapter, init_lora_weights=True)  # type: ignore[operator]
-            elif tensors & pending:  # a head that is tied to the embedding has been drawn with it
+                continue
+            own = {id(tensor) for tensor in tensors_of(module, recurse=False)}
+            # Not a head that is tied to the embedding: it has been drawn with that. But modules that hold
+            # others have their turn: some draw a child's weights again (GPT-2, by the network's depth).
+            if not own or own & pending:
                 base._init_weights(module)
-                pending -= {id(tensor) for tensor in tensors_of(module, recurse=False)}
+                pending -= own
 
 
 def materialise(part: nn.Module) -> set[int]:

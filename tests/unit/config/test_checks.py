@@ -1,5 +1,6 @@
 """The rules between settings, on configurations made by hand; the command line is in unit/launch."""
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -385,3 +386,72 @@ def test_a_hub_id_is_not_looked_for(sound):
 )
 def test_runs_that_are_not_there(sound, values, problem):
     assert check(replace(sound, **values), CPU) == [problem]
+
+
+@pytest.mark.parametrize(
+    ("model", "trainer", "problem"),
+    [
+        pytest.param(
+            {"attention": "flex_attention"},
+            {},
+            "model.attention=flex_attention: torch has no backward pass for it on CPUs; "
+            "set model.attention=sdpa",
+            id="flex_on_a_cpu",
+        ),
+        pytest.param(
+            {"attention": "flash_attention_2"},
+            {},
+            "model.attention=flash_attention_2: its kernels are for GPUs; set model.attention=sdpa",
+            id="flash_on_a_cpu",
+        ),
+        pytest.param(
+            {"attention": "flash_attention_2"},
+            {"accelerator": "cuda", "precision": "32-true"},
+            "model.attention=flash_attention_2 computes in half precision only, but trainer.precision="
+            "32-true; set trainer.precision=bf16-mixed, or model.attention=flex_attention",
+            id="flash_in_float32",
+        ),
+        pytest.param(
+            {"attention": "flash_attention_2"},
+            {"accelerator": "cuda", "precision": "bf16-mixed"},
+            "model.attention=flash_attention_2 needs the package flash_attn, which is not installed: pip "
+            "install flash-attn --no-build-isolation, or set model.attention=flex_attention",
+            id="flash_not_installed",
+        ),
+        pytest.param(
+            {"fused_kernels": True},
+            {},
+            "model.fused_kernels=true: Liger's kernels are for GPUs; set model.fused_kernels=null",
+            id="liger_on_a_cpu",
+        ),
+        pytest.param(
+            {"fused_kernels": True},
+            {"accelerator": "cuda"},
+            "model.fused_kernels=true needs the package liger_kernel, which is not installed: "
+            "pip install 'medtune[gpu]', or set model.fused_kernels=null",
+            id="liger_not_installed",
+        ),
+    ],
+)
+def test_a_kernel_that_is_not_there_is_refused_before_anything_loads(
+    sound, monkeypatch, model, trainer, problem
+):
+    for package in ("flash_attn", "liger_kernel"):
+        monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed, wherever this runs
+    config = with_section(with_section(sound, "model", **model), "trainer", **trainer)
+    assert problem in check(config, Machine(gpus=1, cores=2))
+    answering = replace(config, task="generate")
+    assert not [problem for problem in check(answering, Machine(gpus=1, cores=2)) if "model." in problem]
+
+
+def test_new_rows_of_the_embedding_must_be_trained(sound):
+    config = with_section(with_section(sound, "model", resize_embeddings=True), "adapter", name="lora")
+    assert check(config, CPU) == [
+        "model.resize_embeddings=true adds rows to the embedding, which adapter=lora would leave as they are "
+        "drawn; train with adapter=none"
+    ]
+
+
+def test_an_architecture_names_the_type(sound):
+    config = with_section(sound, "model", model_type=None, architecture={"model_type": "bloom"})
+    assert check(config, CPU) == []

@@ -10,7 +10,7 @@ import yaml
 from medtune.config.checks import Machine
 from medtune.config.inherit import differences, find_records, put, read_record
 from medtune.config.load import config_from_dict
-from medtune.config.settle import settle
+from medtune.config.settle import SAMPLE_TOKENIZER, settle
 from medtune.runtime.errors import ConfigError
 
 CPU = Machine(gpus=0, cores=2)
@@ -224,3 +224,83 @@ def test_put_changes_one_place(path, result):
     into = {"a": {"b": 1, "c": 2}}
     assert put(into, path, {"a": {"b": 9}}) == result
     assert into == {"a": {"b": 1, "c": 2}}
+
+
+PUBLISHED = {
+    "path": "owner/published",
+    "revision": "abc",
+    "architecture": {"model_type": "llama"},
+    "tokenizer": None,
+    "model_type": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("typed", "kept"),
+    [
+        pytest.param([], ("abc", {"model_type": "llama"}), id="the_options_own_model"),
+        pytest.param(["model.path"], (None, {}), id="another_model"),
+        pytest.param(["model.path", "model.revision"], ("abc", {}), id="and_its_revision"),
+        pytest.param(
+            ["model.path", "model.architecture.model_type"],
+            (None, {"model_type": "llama"}),
+            id="and_its_shape",
+        ),
+    ],
+)
+def test_a_revision_belongs_to_the_hub_id_of_its_option(values, typed, kept):
+    values["model"] |= PUBLISHED
+    model = settle(values, typed, CPU, Path("/")).config.model
+    assert (model.revision, model.architecture) == kept
+
+
+def test_random_weights_without_a_tokenizer_borrow_the_samples_and_say_so(values):
+    values["model"] |= PUBLISHED
+    settled = settle(values, [], CPU, Path("/"))
+    assert settled.config.model.tokenizer == str(SAMPLE_TOKENIZER)
+    assert (SAMPLE_TOKENIZER / "tokenizer.json").is_file()
+    assert settled.notes == [
+        f"model.tokenizer: the sample's own ({SAMPLE_TOKENIZER}), with random weights, since that of "
+        "owner/published is not on this machine"
+    ]
+
+
+@pytest.mark.parametrize("where", ["HF_HUB_CACHE", "HF_HOME", "folder"])
+def test_a_tokenizer_on_this_machine_is_kept(values, tmp_path, monkeypatch, where):
+    values["model"] |= PUBLISHED
+    if where == "folder":
+        values["model"]["path"] = str(tmp_path)
+        files = tmp_path
+        (tmp_path / "config.json").write_text("{}")
+    else:
+        monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+        monkeypatch.setenv(where, str(tmp_path))
+        hub = tmp_path / "hub" if where == "HF_HOME" else tmp_path
+        files = hub / "models--owner--published" / "snapshots" / "abc"
+        files.mkdir(parents=True)
+    (files / "tokenizer.model").touch()
+    settled = settle(values, [], CPU, Path("/"))
+    assert settled.config.model.tokenizer is None
+    assert settled.notes == []
+
+
+@pytest.mark.parametrize(
+    ("model", "adapter", "after_fit", "expected", "said"),
+    [
+        pytest.param({}, "none", None, True, 0, id="trained_whole"),
+        pytest.param({}, "lora", None, False, 1, id="an_adapter_on_noise"),
+        pytest.param({}, "lora", True, True, 0, id="on_request"),
+        pytest.param(
+            {"init": "pretrained", "path": "a/b"}, "lora", None, True, 0, id="an_adapter_on_a_model"
+        ),
+        pytest.param({}, "none", False, False, 0, id="not_wanted"),
+    ],
+)
+def test_a_fit_is_followed_by_answers_unless_they_mean_nothing(
+    values, model, adapter, after_fit, expected, said
+):
+    values["model"] |= model
+    values |= {"adapter": {"name": adapter}, "eval": {"after_fit": after_fit}}
+    settled = settle(values, [], CPU, Path("/"))
+    assert settled.config.eval.after_fit is expected
+    assert len([note for note in settled.notes if note.startswith("eval.after_fit=false: ")]) == said

@@ -11,6 +11,7 @@ from medtune.config.schema import (
     EvalConfig,
     EvaluateConfig,
     GenerateConfig,
+    ModelConfig,
     OptimConfig,
     QuantizationConfig,
     ScheduleConfig,
@@ -29,6 +30,36 @@ BASE = Config(data=DataConfig(eval_splits=["test"]), trainer=TrainerConfig(devic
             "optim.lr",
             "optim.lr has no effect: task=generate does not use it",
             id="optimizer_of_generate",
+        ),
+        pytest.param(
+            replace(BASE, task="generate", model=ModelConfig(attention="flex_attention")),
+            "model.attention",
+            "model.attention has no effect with task=generate (answers are decoded with sdpa)",
+            id="attention_of_answers",
+        ),
+        pytest.param(
+            replace(BASE, task="generate"),
+            "model.fused_kernels",
+            "model.fused_kernels has no effect with task=generate",
+            id="kernels_of_training",
+        ),
+        pytest.param(
+            replace(BASE, model=ModelConfig(init="pretrained")),
+            "model.architecture.hidden_size",
+            "model.architecture.hidden_size has no effect with model.init=pretrained (the files decide)",
+            id="architecture_of_files",
+        ),
+        pytest.param(
+            replace(BASE, trainer=TrainerConfig(precision="bf16-mixed")),
+            "model.dtype",
+            "model.dtype has no effect with adapter=none trainer.precision=bf16-mixed",
+            id="type_of_trained_weights",
+        ),
+        pytest.param(
+            replace(BASE, task="export"),
+            "model.dtype",
+            "model.dtype has no effect with task=export (export.dtype decides)",
+            id="type_of_an_export",
         ),
         pytest.param(
             replace(BASE, task="generate"),
@@ -161,6 +192,11 @@ def test_a_key_that_is_not_read_is_named(config, key, warning):
         ),
         pytest.param(BASE, ["experiment", "debug", "sweep", "name", "seed", "task"], id="always_read"),
         pytest.param(replace(BASE, task="chat"), ["weights", "template", "generate.temperature"], id="chat"),
+        pytest.param(
+            replace(BASE, adapter=AdapterConfig("lora"), trainer=TrainerConfig(precision="bf16-mixed")),
+            ["model.dtype", "model.attention", "model.fused_kernels"],
+            id="type_of_a_frozen_base",
+        ),
     ],
 )
 def test_a_key_that_is_read_is_not(config, keys):

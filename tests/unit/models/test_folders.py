@@ -12,6 +12,7 @@ from medtune.models.folders import (
     find_folder,
     find_weights,
     folder_problems,
+    settle_remote_code,
     weight_files,
 )
 from medtune.runtime.errors import ConfigError
@@ -157,3 +158,61 @@ def test_weights_that_are_no_model_are_refused(tmp_path):
         find_weights(str(tmp_path))
     with pytest.raises(ConfigError, match="weights=/absent: there is no such folder"):
         find_weights("/absent")
+
+
+@pytest.mark.parametrize(
+    "left", [".cache/huggingface/download/model-1.safetensors.abc.incomplete", "model-1.safetensors.aria2"]
+)
+def test_what_a_broken_download_left_behind_is_named(folder, left):
+    write_index(folder, "model.safetensors.index.json", "model-1.safetensors")
+    (folder / left).parent.mkdir(parents=True, exist_ok=True)
+    (folder / left).touch()
+    first, second = folder_problems(folder)
+    assert first.startswith("the download is incomplete: 1 of 1 shards are missing")
+    assert second == (
+        f"1 files of a download that broke off lie in it ({(folder / left).name}); run the same download "
+        "again, it goes on where it stopped"
+    )
+    write_weights(folder / "model-1.safetensors")
+    assert list(folder_problems(folder)) == []  # fetched again by other means
+
+
+AUTO_MAP = {"AutoModel": "modeling_x.Model", "AutoTokenizer": ["tokenization_x.Tokenizer", None]}
+
+
+@pytest.fixture
+def written(folder):
+    (folder / "config.json").write_text(json.dumps({"auto_map": AUTO_MAP, "model_type": "x"}))
+    return folder
+
+
+def test_code_of_a_source_folder_is_copied_not_run(written, tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "modeling_x.py").write_text("raise SystemExit")
+    settle_remote_code(written, str(source))
+    assert (written / "modeling_x.py").read_text() == "raise SystemExit"
+    assert json.loads((written / "config.json").read_text())["auto_map"] == AUTO_MAP
+
+
+def test_code_of_a_hub_id_is_named_there(written):
+    settle_remote_code(written, "owner/model")
+    settle_remote_code(written, "owner/model")  # a second time changes nothing
+    assert json.loads((written / "config.json").read_text())["auto_map"] == {
+        "AutoModel": "owner/model--modeling_x.Model",
+        "AutoTokenizer": ["owner/model--tokenization_x.Tokenizer", None],
+    }
+
+
+@pytest.mark.parametrize("source", [None, "an_empty_folder"])
+def test_code_that_is_nowhere_is_not_asked_for(written, tmp_path, source):
+    (tmp_path / "an_empty_folder").mkdir()
+    settle_remote_code(written, source and str(tmp_path / source))
+    assert json.loads((written / "config.json").read_text()) == {"model_type": "x"}
+
+
+def test_a_folder_without_remote_code_is_left_alone(folder, tmp_path):
+    (folder / "code.py").touch()
+    before = (folder / "config.json").read_bytes()
+    settle_remote_code(folder, str(folder))
+    assert (folder / "config.json").read_bytes() == before

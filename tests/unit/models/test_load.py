@@ -1,12 +1,15 @@
 import json
 import shutil
+import sys
+import types
 from dataclasses import replace
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from medtune.config.schema import (
     AdapterConfig,
@@ -17,7 +20,7 @@ from medtune.config.schema import (
     TrainerConfig,
 )
 from medtune.models.baichuan_tokenizer import BaichuanTokenizer
-from medtune.models.load import load_model
+from medtune.models.load import choose_attention, load_model
 from medtune.models.tokenizers import load_tokenizer
 from medtune.runtime.errors import ConfigError
 
@@ -336,6 +339,133 @@ def test_a_hub_id_without_a_network_is_refused_with_what_to_do():
         f"'hf download {name} --revision v1 --local-dir FOLDER'.*set model.path=FOLDER",
     ):
         load_model(config, for_training=False)
+
+
+@pytest.mark.parametrize(
+    ("file", "settings"),
+    [
+        pytest.param("generation_config.json", {"eos_token_id": [5, 6]}, id="the_first_of_several"),
+        pytest.param("config.json", {"eos_token_id": 5, "model_type": "llama"}, id="one"),
+    ],
+)
+def test_an_eos_that_only_the_model_names_is_taken_and_said(tiny_tokenizer, tmp_path, caplog, file, settings):
+    backend = tiny_tokenizer.backend_tokenizer
+    PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>").save_pretrained(tmp_path)
+    (tmp_path / file).write_text(json.dumps(settings))
+    with caplog.at_level("INFO", logger="medtune"):
+        tokenizer = load_tokenizer(ModelConfig(path=str(tmp_path)))
+    assert tokenizer.eos_token_id == 5
+    assert f"{file} says it is {tokenizer.eos_token} (id 5)" in caplog.text
+
+
+def test_a_larger_tokenizer_gets_rows_on_request(stored, caplog):
+    folder = Path(stored.model.path)
+    grow_tokenizer(folder)
+    stored.model.resize_embeddings = True
+    before = load_file(folder / "model.safetensors")["model.embed_tokens.weight"]
+    with caplog.at_level("INFO", logger="medtune"):
+        model, again = load_model(stored, for_training=True), load_model(stored, for_training=True)
+    num_tokens = len(load_tokenizer(stored.model))
+    rows = model.get_input_embeddings().weight
+    assert (len(rows), model.config.vocab_size, num_tokens > 128) == (192, 192, True)
+    assert torch.equal(rows[:128], before)
+    assert rows[128:num_tokens].std() < 2 * before.std()
+    assert model.lm_head.weight.shape == rows.shape
+    assert equal(model, again)
+    assert f"the embedding grows from 128 to 192 rows for {num_tokens} tokens" in caplog.text
+    stored.adapter = AdapterConfig(name="lora")
+    assert load_model(stored, for_training=False).config.vocab_size == 192
+
+
+def test_a_tokenizer_that_fits_changes_no_row(stored):
+    stored.model.resize_embeddings = True
+    assert load_model(stored, for_training=False).config.vocab_size == 128
+
+
+ARCHITECTURE = {
+    "model_type": "llama",
+    "vocab_size": 500,
+    "hidden_size": 48,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
+}
+
+
+def test_an_option_says_the_architecture_of_a_model_that_is_not_here(tokenizer_folder):
+    settings = {"path": "nobody/nothing", "init": "random", "tokenizer": tokenizer_folder}
+    config = Config(model=ModelConfig(**settings, num_hidden_layers=1, architecture=ARCHITECTURE))
+    model = load_model(config, for_training=False)
+    assert (model.config.vocab_size, model.config.hidden_size, len(model.model.layers)) == (500, 48, 1)
+    assert model.config.rope_parameters["rope_theta"] == 500.0
+    assert model.config.eos_token_id == 3
+    config.model.architecture = ARCHITECTURE | {"ropes": 2}
+    with pytest.raises(ConfigError, match="model.architecture.ropes=2: llama has no such setting"):
+        load_model(config, for_training=False)
+
+
+def test_a_folder_says_more_than_the_option(random, stored):
+    config = random(
+        path=stored.model.path, architecture=ARCHITECTURE, hidden_size=None, num_hidden_layers=None
+    )
+    assert load_model(config, for_training=False).config.hidden_size == 64
+
+
+def test_names_of_the_family_and_those_of_the_settings_are_the_same_keys(tokenizer_folder):
+    """BLOOM's own files say n_layer and n_head."""
+    known = {"model_type": "bloom", "vocab_size": 300, "hidden_size": 32, "n_layer": 5, "n_head": 4}
+    settings = {"init": "random", "tokenizer": tokenizer_folder, "architecture": known}
+    model = load_model(Config(model=ModelConfig(**settings, num_hidden_layers=2)), for_training=False)
+    assert (len(model.transformer.h), model.config.n_head) == (2, 4)
+
+
+@pytest.mark.parametrize("model_type", ["mistral", "qwen2", "qwen3"])
+def test_fewer_heads_have_as_many_keys_where_nothing_else_is_said(random, model_type):
+    """The families' defaults of 8 and 32 key heads would not go with 4."""
+    model = load_model(random(model_type=model_type), for_training=False)
+    assert model.config.num_key_value_heads == 4
+    assert logits(model).isfinite().all()
+
+
+@pytest.mark.parametrize("for_training", [True, False])
+def test_without_being_placed_random_weights_take_no_memory(random, for_training):
+    model = load_model(random(model_type="baichuan"), for_training=for_training, place=False)
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    assert model.training is for_training
+
+
+@pytest.mark.parametrize(
+    ("family", "packing", "precision", "gpu", "flash", "expected"),
+    [
+        pytest.param("baichuan", "bfd", "bf16-mixed", False, True, "sdpa", id="cpu"),
+        pytest.param("baichuan", "bfd", "bf16-mixed", True, True, "flash_attention_2", id="flash"),
+        pytest.param("baichuan", "bfd", "bf16-mixed", True, False, "flex_attention", id="flex"),
+        pytest.param("baichuan", "bfd", "32-true", True, True, "flex_attention", id="flash_takes_halves"),
+        pytest.param("baichuan", "none", "bf16-true", True, False, "flex_attention", id="alibi_unpacked"),
+        pytest.param("llama", "none", "bf16-true", True, False, "sdpa", id="plainly_causal"),
+        pytest.param("mpt", "none", "32-true", True, False, "eager", id="a_family_without_kernels"),
+    ],
+)
+def test_the_attention_that_auto_chooses(monkeypatch, family, packing, precision, gpu, flash, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    if flash:
+        package = types.ModuleType("flash_attn")
+        package.__spec__ = ModuleSpec("flash_attn", None)
+        monkeypatch.setitem(sys.modules, "flash_attn", package)
+    config = Config(data=DataConfig(packing=packing), trainer=TrainerConfig("cuda", precision=precision))
+    network = AutoConfig.for_model(family)
+    assert choose_attention(config, network, for_training=True) == expected
+    assert choose_attention(config, network, for_training=False) == ("eager" if family == "mpt" else "sdpa")
+    config.model.attention = "eager"
+    assert choose_attention(config, network, for_training=True) == "eager"
+
+
+@pytest.mark.parametrize("attention", ["auto", "flex_attention", "flash_attention_2"])
+def test_answers_are_decoded_with_sdpa(random, attention):
+    config = random(model_type="baichuan", attention=attention)
+    assert load_model(config, for_training=False).config._attn_implementation == "sdpa"
 
 
 def test_no_model_at_all_is_refused():
