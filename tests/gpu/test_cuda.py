@@ -16,8 +16,10 @@ from medtune.config.schema import Config, ModelConfig, QuantizationConfig
 from medtune.generation.engine import TransformersEngine
 from medtune.generation.settings import SamplingSettings
 from medtune.models.attention import attention_inputs
-from medtune.models.load import load_model
+from medtune.models.fused import use_fused_layers
+from medtune.models.load import enable_checkpointing, load_model
 from medtune.runtime.hardware import PROJECT
+from medtune.training.token_losses import TokenLosses
 
 pytestmark = pytest.mark.gpu
 
@@ -33,6 +35,8 @@ SIZES = {
 }
 NETWORKS = {
     "baichuan_alibi": ("baichuan", {}),
+    "baichuan_rotary": ("baichuan", {"max_position_embeddings": 64}),
+    "bloom": ("bloom", {}),
     "llama": ("llama", {"num_key_value_heads": 2, "max_position_embeddings": 64}),
 }
 # Largest difference of two logits of size 1: TF32 is off in float32, bfloat16 keeps 8 bits and adds in
@@ -76,9 +80,18 @@ def row():
     )
 
 
-def build(network, dtype):
+@pytest.fixture(params=["sdpa", "flex_attention", "flash_attention_2"])
+def attention(request, dtype):
+    if request.param == "flash_attention_2":
+        pytest.importorskip("flash_attn")
+        if dtype == torch.float32:
+            pytest.skip("flash_attn computes in half precision only")
+    return request.param
+
+
+def build(network, dtype, attention="sdpa"):
     """A random model whose attention is sharp, so that a leak shows."""
-    model = AutoModelForCausalLM.from_config(network, attn_implementation="sdpa")
+    model = AutoModelForCausalLM.from_config(network, attn_implementation=attention, dtype=dtype)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1 and "head" not in name:
@@ -88,7 +101,9 @@ def build(network, dtype):
 
 @torch.no_grad()
 def logits_packed(model, network, row, documents):
-    inputs = attention_inputs(network.model_type, "sdpa", documents, row.positions, True, model.dtype)
+    inputs = attention_inputs(
+        network.model_type, model.config._attn_implementation, documents, row.positions, True, model.dtype
+    )
     return model(input_ids=row.ids, **inputs).logits[row.documents > 0].float()
 
 
@@ -101,10 +116,66 @@ def logits_alone(model, row):
     return torch.cat(alone).float()
 
 
-def test_a_packed_document_has_the_logits_that_it_has_alone(network, dtype, row):
-    model = build(network, dtype)
+def test_a_packed_document_has_the_logits_that_it_has_alone(network, dtype, attention, row):
+    model = build(network, dtype, attention)
     found = logits_packed(model, network, row, row.documents)
+    model.config._attn_implementation = "sdpa"
     torch.testing.assert_close(found, logits_alone(model, row), atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_every_kernel_gives_the_gradients_of_sdpa(network, dtype, attention, row, recomputed):
+    """Relative to the largest of each weight; packed rows of two lengths, as they come in a run."""
+    model = build(network, dtype, attention).train()
+    if recomputed:
+        enable_checkpointing(model)
+    gradients = []
+    for kernel in (attention, "sdpa"):
+        model.config._attn_implementation = kernel
+        model.zero_grad()
+        for length in (row.ids.shape[1], row.ids.shape[1] - PADDING):
+            ids, documents, positions = (x[:, :length] for x in (row.ids, row.documents, row.positions))
+            inputs = attention_inputs(network.model_type, kernel, documents, positions, True, dtype)
+            logits = model(input_ids=ids, **inputs).logits[documents > 0].float()
+            logits.log_softmax(-1)[:, 5].sum().backward()
+        gradients.append({name: p.grad.float() for name, p in model.named_parameters()})
+    for name, expected in gradients[1].items():
+        error = (gradients[0][name] - expected).abs().max() / expected.abs().max().clamp_min(1e-6)
+        assert error < TOLERANCE[dtype] * 5, name
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_ligers_loss_is_the_chunked_one(tied):
+    pytest.importorskip("liger_kernel")
+    sizes = {**SIZES, "num_key_value_heads": 2, "tie_word_embeddings": tied}
+    model = build(AutoConfig.for_model("llama", **sizes), torch.float32).train()
+    ids = torch.randint(1, SIZES["vocab_size"], (2, 24), device="cuda")
+    columns = torch.arange(23, device="cuda")
+    batch = {
+        "columns": columns,
+        "learned": torch.arange(46, device="cuda"),
+        "next_labels": ids[:, 1:].flatten(),
+    }
+    results = []
+    for fused in (False, True):
+        model.zero_grad()
+        loss = TokenLosses(model, fused)({"input_ids": ids, "use_cache": False}, batch).sum()
+        loss.backward()
+        results.append((loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters()}))
+    torch.testing.assert_close(results[1][0], results[0][0], rtol=1e-5, atol=1e-4)
+    for name, expected in results[0][1].items():
+        torch.testing.assert_close(results[1][1][name], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_ligers_layers_answer_as_transformers_own():
+    pytest.importorskip("liger_kernel")
+    sizes = {**SIZES, "num_key_value_heads": 2, "max_position_embeddings": 64}
+    model = build(AutoConfig.for_model("qwen3", **sizes, head_dim=16), torch.float32).eval()
+    ids = torch.randint(1, SIZES["vocab_size"], (2, 24), device="cuda")
+    with torch.no_grad():
+        expected = model(ids).logits
+        assert use_fused_layers(model)
+        torch.testing.assert_close(model(ids).logits, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_the_comparison_notices_documents_that_see_each_other(network, row):

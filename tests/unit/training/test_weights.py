@@ -1,3 +1,5 @@
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -5,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import medtune.models  # noqa: F401  (Baichuan becomes known to transformers)
+from medtune.config.schema import Config, ModelConfig
 from medtune.runtime.record import RunFolder
 from medtune.training.checkpoints import whole_checkpoints
 from medtune.training.fit import fit
@@ -126,3 +130,38 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
     checkpoints = tmp_path / "checkpoints"
     assert [path.name for path in checkpoints.iterdir()] == ["step-1"]
     assert weights_of(whole_checkpoints(checkpoints)[-1]).keys() == tiny_model().state_dict().keys()
+
+
+BAICHUAN = Path(__file__).parents[2] / "fixtures" / "baichuan"
+CHAT = {
+    "user_token_id": 195,
+    "assistant_token_id": 196,
+    "do_sample": True,
+    "temperature": 0.3,
+    "eos_token_id": 2,
+}
+
+
+def test_a_baichuan_folder_is_written_as_its_own_loader_reads_it(tmp_path):
+    """The keys, the type's old name, the speakers' ids, and the code that ``auto_map`` names."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    shutil.copytree(BAICHUAN / "13b_h5", source)
+    shutil.copytree(BAICHUAN / "tok_tiny" / "v1", source, dirs_exist_ok=True)
+    (source / "generation_config.json").write_text(json.dumps(CHAT))
+    for name in ("modeling_baichuan.py", "configuration_baichuan.py", "tokenization_baichuan.py"):
+        (source / name).write_text("raise SystemExit('this must never run')")
+    model = AutoModelForCausalLM.from_pretrained(source)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    config = Config(model=ModelConfig(path=str(source)))
+    write_model(model, dict(model.state_dict()), tokenizer, config, target)
+    original, written = (json.loads((folder / "config.json").read_text()) for folder in (source, target))
+    assert {key: written.get(key) for key in original} == original
+    assert written["torch_dtype"] == "float32"
+    assert written["architectures"] == ["BaichuanForCausalLM"]
+    speakers = json.loads((target / "generation_config.json").read_text())
+    assert {key: speakers[key] for key in CHAT} == CHAT
+    settings = json.loads((target / "tokenizer_config.json").read_text())
+    assert (settings["tokenizer_class"], settings["add_bos_token"]) == ("BaichuanTokenizer", False)
+    for mapped in (written["auto_map"]["AutoConfig"], settings["auto_map"]["AutoTokenizer"][0]):
+        assert (target / f"{mapped.partition('.')[0]}.py").is_file()
+    assert (target / "tokenizer.model").read_bytes() == (source / "tokenizer.model").read_bytes()
