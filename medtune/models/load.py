@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from medtune.config.schema import GPU_ATTENTION, Config, ModelConfig
 from medtune.models.folders import (
@@ -19,7 +18,13 @@ from medtune.models.folders import (
     is_adapter,
     read_settings,
 )
-from medtune.models.network import NETWORK_KEYS, ROWS_MULTIPLE, build_network_config, path_folder
+from medtune.models.network import (
+    NETWORK_KEYS,
+    ROWS_MULTIPLE,
+    build_network_config,
+    network_class,
+    path_folder,
+)
 from medtune.models.placing import answering_types, is_drawn, place_whole, prepare_for, training_types
 from medtune.models.quantize import keep_exact_on_cpu, local_device, quantization_arguments
 from medtune.models.tokenizers import load_tokenizer
@@ -191,7 +196,7 @@ def _load_folder(
     In the type of the files: then the weights are mapped into memory, and no process has a copy of its own.
     """
     quantized = quantization_arguments(config, network)
-    loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
+    loaded: tuple[PreTrainedModel, dict[str, Any]] = network_class(network).from_pretrained(  # type: ignore[assignment]
         folder,
         config=network,
         dtype=_frozen_type(config, network, for_training) if quantized else "auto",
@@ -224,15 +229,14 @@ def _build_random(
 ) -> PreTrainedModel:
     """The architecture on the meta device; quantised, with weights, since bitsandbytes needs their values."""
     with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+        model: PreTrainedModel = network_class(network)._from_config(
             network, dtype=torch.float32, attn_implementation=attention
         )
     quantized = quantization_arguments(config, network)
     if not quantized:
         return model
     place_whole(model, prepare_for(model, config, for_training))
-    family: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(network)]
-    quantized_model: PreTrainedModel = family.from_pretrained(
+    quantized_model: PreTrainedModel = network_class(network).from_pretrained(
         None,
         config=network,
         state_dict=model.state_dict(),
@@ -253,7 +257,7 @@ def _frozen_type(config: Config, network: PreTrainedConfig, for_training: bool) 
 
 def choose_attention(config: Config, network: PreTrainedConfig, for_training: bool) -> str:
     """``model.attention`` where the family has it; ``auto`` settled; what decodes answers is ``sdpa``."""
-    family: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(network)]
+    family: Any = network_class(network)
     wanted = config.model.attention
     if wanted == "auto" or (not for_training and wanted in GPU_ATTENTION):
         return _best_attention(config, family, for_training)

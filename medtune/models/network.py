@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from medtune.config.schema import ModelConfig
+from medtune.models.baichuan import BaichuanForCausalLM
+from medtune.models.bloom import BloomForCausalLM
 from medtune.models.folders import find_folder, read_settings
 from medtune.models.tokenizers import load_tokenizer
 from medtune.runtime.errors import ConfigError
@@ -27,6 +29,10 @@ DERIVED_KEYS = {
     "hidden_size": ("head_dim", "n_embed"),
     "num_attention_heads": ("head_dim", "num_key_value_heads"),
     "num_hidden_layers": ("layer_types",),
+}
+NATIVE_NETWORKS: dict[str, type[PreTrainedModel]] = {
+    "baichuan": BaichuanForCausalLM,
+    "bloom": BloomForCausalLM,
 }
 ROWS_MULTIPLE = 64  # a resized embedding is rounded up to it, for the matrix units of GPUs
 
@@ -70,6 +76,16 @@ def build_network_config(model: ModelConfig) -> PreTrainedConfig:
         network = AutoConfig.for_model(model_type, **(settings | _own_names(model_type, given)))
     _check_vocabulary(model, network, len(tokenizer))
     return network
+
+
+def network_class(network: PreTrainedConfig) -> type[PreTrainedModel]:
+    """The class of a causal language model: ours where there is one, else transformers'.
+
+    Not by registering ours with transformers: older versions keep their own BLOOM without a word, and its
+    packed documents see each other.
+    """
+    found: Any = NATIVE_NETWORKS.get(network.model_type) or MODEL_FOR_CAUSAL_LM_MAPPING[type(network)]
+    return found  # type: ignore[no-any-return]
 
 
 def known_settings(model: ModelConfig) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The LightningModules: continued pretraining and supervised fine-tuning share one step."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from medtune.models.attention import attention_inputs
 from medtune.models.fused import use_fused_kernels, use_fused_layers
 from medtune.models.load import is_quantized, load_model
 from medtune.models.placing import base_model, place_whole, prepare_for
+from medtune.runtime.families import NATIVE_FAMILIES
 from medtune.training import losses
 from medtune.training.optim import build_optimizer, build_schedule, learning_rate_factor
 from medtune.training.source_losses import SourceSums
@@ -78,6 +80,7 @@ class LanguageModelModule(L.LightningModule):
         strategy = self.trainer.strategy
         with torch.device("cpu"):
             model = self.build_model()
+        check_takes_documents(base_model(model))
         if use_fused_kernels(self.config):
             use_fused_layers(base_model(model))
         self.token_losses = TokenLosses(model, fused=use_fused_kernels(self.config))
@@ -178,6 +181,15 @@ class LanguageModelModule(L.LightningModule):
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         state: Mapping[str, Any] = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: value for name, value in state.items() if name in trained}
+
+
+def check_takes_documents(model: nn.Module) -> None:
+    """Holds that a family whose packed rows go by document ids has the network that reads them.
+
+    Transformers' own of the same family would swallow them without a word, and its documents see each other.
+    """
+    if model.config.model_type in NATIVE_FAMILIES:  # type: ignore[union-attr,operator]
+        assert "document_ids" in inspect.signature(model.forward).parameters, type(model)
 
 
 class PretrainModule(LanguageModelModule):

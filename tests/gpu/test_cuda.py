@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from medtune.config.schema import Config, ModelConfig, QuantizationConfig
 from medtune.generation.engine import TransformersEngine
@@ -18,6 +18,7 @@ from medtune.generation.settings import SamplingSettings
 from medtune.models.attention import attention_inputs
 from medtune.models.fused import use_fused_layers
 from medtune.models.load import enable_checkpointing, load_model
+from medtune.models.network import network_class
 from medtune.runtime.hardware import PROJECT
 from medtune.training.token_losses import TokenLosses
 
@@ -91,7 +92,7 @@ def attention(request, dtype):
 
 def build(network, dtype, attention="sdpa"):
     """A random model whose attention is sharp, so that a leak shows."""
-    model = AutoModelForCausalLM.from_config(network, attn_implementation=attention, dtype=dtype)
+    model = network_class(network)._from_config(network, attn_implementation=attention, dtype=dtype)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1 and "head" not in name:

@@ -5,10 +5,11 @@ from contextlib import nullcontext
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from medtune.models.attention import attention_inputs
 from medtune.models.load import enable_checkpointing
+from medtune.models.network import network_class
 from medtune.runtime.families import NATIVE_FAMILIES, SAFE_FAMILIES
 from tests.kernels import documented_flash, plain_flex
 from tests.numerics.networks import NETWORKS, SIZES
@@ -50,7 +51,7 @@ def row():
 def build(network, attention):
     """A model whose documents alone are computed in plain products or by torch's kernel."""
     plain = attention if attention == "eager" else "sdpa"
-    model = AutoModelForCausalLM.from_config(network, attn_implementation=plain)
+    model = network_class(network)._from_config(network, attn_implementation=plain)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1 and "head" not in name:

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from medtune.config.schema import AdapterConfig, Config
 from medtune.models.adapters import add_adapter
+from medtune.models.network import network_class
 from medtune.runtime.families import PLAIN_HEADS
 from medtune.training import losses, token_losses
 from medtune.training.token_losses import TokenLosses
@@ -48,7 +49,8 @@ def with_learned(batch):
 
 def build(model_type, settings):
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **SIZES, **settings))
+    network = AutoConfig.for_model(model_type, **SIZES, **settings)
+    model = network_class(network)(network)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(5 if parameter.dim() > 1 else 1)

@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BloomConfig
+from transformers import BloomConfig
 from transformers.models.bloom.modeling_bloom import BloomForCausalLM as Original
 
-import medtune.models  # noqa: F401  (our BLOOM becomes transformers' choice)
 from medtune.models.bloom import BloomForCausalLM
 from medtune.models.load import enable_checkpointing
+from medtune.models.network import network_class
 
 PADDED = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1, 1, 1]])
 
@@ -34,7 +34,7 @@ def original(request):
 @pytest.fixture(params=["eager", "sdpa"])
 def ours(request, original):
     settings = copy.deepcopy(original.config)
-    model = AutoModelForCausalLM.from_config(settings, attn_implementation=request.param).eval()
+    model = network_class(settings)._from_config(settings, attn_implementation=request.param).eval()
     assert type(model) is BloomForCausalLM
     model.load_state_dict(original.state_dict())
     return model

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from medtune.config.schema import AdapterConfig, Config, ModelConfig, TrainerConfig
 from medtune.models.adapters import add_adapter
+from medtune.models.network import network_class
 from medtune.models.placing import (
     answering_types,
     cast,
@@ -40,7 +41,7 @@ FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
 def on_meta(model_type, **settings):
     settings = AutoConfig.for_model(model_type, **SIZES | FAMILIES[model_type] | settings)
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(settings, dtype=FP32).eval()
+        return network_class(settings)._from_config(settings, dtype=FP32).eval()
 
 
 def drawn(model, seed=3):
@@ -56,7 +57,7 @@ def test_drawn_weights_have_the_deviations_that_transformers_gives_them(family):
     assert not is_drawn(model)
     drawn(model)
     assert is_drawn(model)
-    expected = AutoModelForCausalLM.from_config(model.config)
+    expected = network_class(model.config)(model.config)
     for (name, found), due in zip(model.named_parameters(), expected.parameters(), strict=True):
         assert found.dtype == FP32
         found, due = found.detach(), due.detach()

@@ -5,15 +5,13 @@ import re
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from medtune.config.compose import compose_settings, plain_settings
 from medtune.config.load import config_from_dict
 from medtune.config.resolvers import CONF
 from medtune.config.settle import SAMPLE_TOKENIZER
 from medtune.models.load import load_model
-from medtune.models.network import build_network_config
+from medtune.models.network import build_network_config, network_class
 from medtune.runtime.families import SAFE_FAMILIES
 
 # Counted by hand or told by the model cards; tied weights once.
@@ -74,13 +72,13 @@ def test_every_published_model_is_here():
 def test_the_architecture_has_the_published_number_of_parameters(option):
     network = build_network_config(option.model)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(network)
+        model = network_class(network)(network)
     assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[option.model.name]
     assert network.model_type in SAFE_FAMILIES
 
 
 def test_adapters_find_all_linear_layers_of_a_decoder_layer(option):
-    family = MODEL_FOR_CAUSAL_LM_MAPPING[type(build_network_config(option.model))]
+    family = network_class(build_network_config(option.model))
     option.model.num_hidden_layers = 1
     model = load_model(option, for_training=False, place=False)
     assert type(model) is family

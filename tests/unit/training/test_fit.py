@@ -176,3 +176,13 @@ def test_the_folder_explains_itself(tmp_path):
 def test_a_gpu_that_is_not_there_is_not_replaced_by_the_cpu(tmp_path):
     with pytest.raises(ConfigError, match=r"trainer\.accelerator=cuda, but torch sees no GPU"):
         run(tmp_path, trainer__accelerator="cuda")
+
+
+def test_a_network_that_would_swallow_document_ids_is_never_trained(tmp_path):
+    """Transformers' own BLOOM takes any keyword; its packed documents would see each other."""
+    from transformers import BloomConfig, BloomForCausalLM
+
+    network = BloomConfig(vocab_size=64, hidden_size=32, n_layer=1, n_head=2)
+    config = toy_config(tmp_path, data__global_batch_size=4)
+    with pytest.raises(AssertionError, match="BloomForCausalLM"):
+        fit(config, ToyData(ROWS, 4), RunFolder(tmp_path), build_model=lambda: BloomForCausalLM(network))
