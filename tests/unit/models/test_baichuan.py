@@ -249,3 +249,12 @@ def test_the_normalised_head_measures_the_angle_to_each_row():
         hidden = model.model(ids).last_hidden_state
         lengths = model.lm_head.weight.norm(dim=1)
         torch.testing.assert_close(model(ids).logits * lengths, hidden @ model.lm_head.weight.T)
+
+
+def test_the_normalised_head_has_the_gradients_of_a_matrix_of_unit_rows():
+    head = NormHead(32, 53, bias=False)
+    hidden = torch.randn(7, 32, requires_grad=True)
+    found = torch.autograd.grad(head(hidden).sin().sum(), (hidden, head.weight))
+    unit = torch.nn.functional.normalize(head.weight)
+    expected = torch.autograd.grad((hidden @ unit.T).sin().sum(), (hidden, head.weight))
+    torch.testing.assert_close(found, expected)
