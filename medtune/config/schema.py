@@ -32,8 +32,8 @@ class ModelConfig:
     revision: str | None = None
     """Commit, tag or branch of the hub id."""
     tokenizer: str | None = None
-    """Folder or hub id of the tokenizer. null: the same as ``model.path``; with random weights and none of it on
-    this machine, the built-in sample's."""
+    """Folder or hub id of the tokenizer. null: the same as ``model.path``; with random weights and none of it
+    on this machine, the built-in sample's."""
     init: str = choice("pretrained", "random")
     """``pretrained`` loads the weights of ``model.path``; ``random`` builds the architecture from its
     configuration alone and initialises it as transformers does, from ``seed``."""
