@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import shutil
+import zipfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 ADAPTER_FILE = "adapter_config.json"
 
+ZIP_START = b"PK"  # of torch's files since 2020; whether older ones are whole shows when they are read
 PARTIAL_FILES = (".cache/huggingface/download/**/*.incomplete", "*.incomplete", "*.aria2", "*.part")
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
@@ -144,6 +146,10 @@ def folder_problems(folder: Path) -> Iterator[str]:
         yield "this is no model folder: it has no config.json"
         return
     files = weight_files(folder)
+    for index in (folder / name for name in INDEX_FILES):
+        if index.is_file() and not {"metadata", "weight_map"} <= read_settings(index).keys():
+            yield f"{index.name} is damaged: it has no metadata or no weight_map; fetch it again"
+            return
     if not files:
         yield f"it has a config.json but no weights; looked for {', '.join(SINGLE_FILES + INDEX_FILES)}"
     absent = [file.name for file in files if not file.is_file()]
@@ -170,7 +176,8 @@ def file_problem(file: Path) -> str | None:
         if start == b"version ":
             return "is a git-lfs pointer, not weights; run 'git lfs pull' in the folder"
         if file.suffix != ".safetensors":
-            return None if start else "is empty"
+            cut = start.startswith(ZIP_START) and not zipfile.is_zipfile(file)
+            return "is empty" if not start else "is cut off; fetch it again" if cut else None
         header_size = int.from_bytes(start, "little")
         if len(start) < 8 or header_size > file.stat().st_size:
             return "is cut off or no safetensors file; fetch it again"

@@ -25,7 +25,7 @@ def folder(tmp_path):
 
 
 def write_index(folder, name, *shards):
-    index = {"weight_map": {f"weight{i}": shard for i, shard in enumerate(shards)}}
+    index = {"metadata": {}, "weight_map": {f"weight{i}": shard for i, shard in enumerate(shards)}}
     (folder / name).write_text(json.dumps(index))
 
 
@@ -61,6 +61,14 @@ def test_a_download_that_stopped_half_way_names_what_is_missing(folder):
     ]
     with pytest.raises(ConfigError, match=f"model.path={folder}: the download is incomplete"):
         check_model_folder("model.path", folder)
+
+
+@pytest.mark.parametrize("content", [{}, {"weight_map": {}}, {"metadata": {}}])
+def test_an_index_without_its_keys_is_damaged(folder, content):
+    (folder / "model.safetensors.index.json").write_text(json.dumps(content))
+    assert list(folder_problems(folder)) == [
+        "model.safetensors.index.json is damaged: it has no metadata or no weight_map; fetch it again"
+    ]
 
 
 def test_whole_files_have_no_problem(folder):

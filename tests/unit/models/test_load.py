@@ -181,6 +181,28 @@ def test_pickled_weights_are_read_without_running_them(stored):
     assert not (folder / "ran").exists()
 
 
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_shards_are_one_model_and_a_cut_one_is_named(stored, make_tiny_llama, kind):
+    folder = Path(stored.model.path)
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names, stem = sorted(weights), {"safetensors": "model", "bin": "pytorch_model"}[kind]
+    shards = {f"{stem}-0000{i}-of-00002.{kind}": names[i - 1 :: 2] for i in (1, 2)}
+    for shard, held in shards.items():
+        part = {name: weights[name] for name in held}
+        if kind == "bin":
+            torch.save(part, folder / shard)
+        else:
+            save_file(part, folder / shard, {"format": "pt"})
+    index = {"metadata": {}, "weight_map": {name: shard for shard, held in shards.items() for name in held}}
+    (folder / f"{stem}.{kind}.index.json").write_text(json.dumps(index))
+    assert equal(load_model(stored, for_training=False), make_tiny_llama())
+    cut = folder / next(iter(shards))
+    cut.write_bytes(cut.read_bytes()[:-100])
+    with pytest.raises(ConfigError, match=f"{cut.name} (has|is cut off)"):
+        load_model(stored, for_training=False)
+
+
 def drop_embedding(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     del weights["model.embed_tokens.weight"]
