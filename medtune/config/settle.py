@@ -23,7 +23,7 @@ from medtune.config.mix import with_mixed_sources
 from medtune.config.paths import HUB_ID, with_absolute_paths
 from medtune.config.registry import resolve_registry
 from medtune.config.resolvers import CONF
-from medtune.config.schema import ColumnsConfig, Config
+from medtune.config.schema import ColumnsConfig, Config, TemplateConfig
 from medtune.config.sources import SOURCE_KEYS
 from medtune.config.unused import unused_warning, within
 from medtune.runtime.errors import ConfigError
@@ -75,7 +75,7 @@ def settle(
     config, unreadable = read_config(values)
     with_absolute_paths(config, start)
     forget_published(config, typed)
-    notes += borrow_tokenizer(config)
+    notes += borrow_tokenizer(config, typed)
     notes += choose_evaluation(config)
     unresolved = resolve_registries(config)
     choose_devices(config, machine)
@@ -155,8 +155,11 @@ def forget_published(config: Config, typed: Sequence[str]) -> None:
         config.model.architecture = {}
 
 
-def borrow_tokenizer(config: Config) -> list[str]:
-    """Gives a model with random weights the sample's tokenizer where its own is not here; returns notes."""
+def borrow_tokenizer(config: Config, typed: Sequence[str]) -> list[str]:
+    """Gives a model with random weights the sample's tokenizer where its own is not here; returns notes.
+
+    A template that speaks in control tokens of the model's own goes with it, unless it was typed.
+    """
     model = config.model
     if model.init != "random" or model.tokenizer is not None or config.weights is not None:
         return []
@@ -164,14 +167,26 @@ def borrow_tokenizer(config: Config) -> list[str]:
         return []
     model.tokenizer = str(SAMPLE_TOKENIZER)
     reason = f"that of {model.path} is not on this machine" if model.path else "none is named"
-    return [f"model.tokenizer: the sample's own ({SAMPLE_TOKENIZER}), with random weights, since {reason}"]
+    notes = [f"model.tokenizer: the sample's own ({SAMPLE_TOKENIZER}), with random weights, since {reason}"]
+    if needs_own_tokens(config.template) and not any(within(key, "template") for key in typed):
+        notes.append(f"template=plain: template={config.template.name} needs the model's own tokenizer")
+        config.template = TemplateConfig()
+    return notes
+
+
+def needs_own_tokens(template: TemplateConfig) -> bool:
+    """Whether a template has control tokens that the sample's tokenizer does not know."""
+    keys = ("start", "system", "first_prompt", "prompt", "response", "separator", "end", "text", "stop")
+    pieces = [piece for key in keys for piece in getattr(template, key) if isinstance(piece, dict)]
+    tokens = [piece.get("token") for piece in pieces if not piece.get("optional")]
+    return template.chat or any(token not in (None, "bos", "eos") for token in tokens)
 
 
 def choose_evaluation(config: Config) -> list[str]:
     """Decides whether a fit is followed by answers, where the settings leave it open; returns notes."""
     if config.eval.after_fit is not None:
         return []
-    measures = config.model.init == "random" and config.adapter.name != "none"
+    measures = config.model.init == "random" and config.adapter.name != "none" and config.weights is None
     config.eval.after_fit = not measures
     if not measures or config.task != "train" or not config.data.eval_splits:
         return []

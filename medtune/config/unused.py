@@ -261,6 +261,7 @@ IDLE = (
         lambda config: (
             config.task == "train"
             and (config.adapter.name == "none" or config.trainer.precision != "bf16-mixed")
+            and (config.eval.after_fit is False or not config.data.eval_splits)  # answers are held in it
         ),
         lambda config: f"adapter={config.adapter.name} trainer.precision={config.trainer.precision}",
     ),

@@ -201,7 +201,8 @@ class NormHead(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """[..., C] to float32 [..., V].
 
-        Products are divided by the rows' lengths: a matrix of unit rows would be a copy of 1.3 GB (bfloat16).
+        Products are divided by the rows' lengths, so that a frozen head needs no matrix of unit rows (a copy
+        of 1.3 GB in bfloat16). A trained one needs matrices of its size for the gradient of the lengths.
         """
         lengths = torch.linalg.vector_norm(self.weight, dim=1, dtype=torch.float32).clamp_min(1e-12)
         logits: Tensor = F.linear(x, self.weight) / lengths

@@ -131,7 +131,7 @@ class BloomForCausalLM(NativeCausalLM, modeling_bloom.BloomForCausalLM):
     _supports_flash_attn = True
 
     def __init__(self, config: BloomConfig) -> None:
-        # Not the parent's, which would make a whole decoder only to throw it away.
+        # Not the parent's, which would make transformers' decoder.
         PreTrainedModel.__init__(self, config)
         self.transformer = BloomModel(config)
         self.lm_head = torch.nn.Linear(config.hidden_size, config.vocab_size, bias=False)

@@ -41,20 +41,20 @@ def fused_cross_entropy(head: nn.Module, hidden: Tensor, labels: Tensor) -> Tens
     return loss(head.weight, hidden, labels, head.bias).float().reshape(1)  # type: ignore[no-any-return]
 
 
-def use_fused_layers(model: PreTrainedModel) -> bool:
-    """Puts Liger's norms, rotary positions and feed-forward products into a model of transformers' own.
+def use_fused_layers(model: PreTrainedModel) -> None:
+    """Puts Liger's norms, rotary positions and feed-forward products into a family of transformers' own.
 
-    Returns:
-        Whether it did: not for networks that are written here, nor for families that Liger does not know.
+    For the rest of the process: Liger also replaces them in the family's module. Networks that are written
+    here, and families that Liger does not know, keep theirs.
     """
     from liger_kernel.transformers import monkey_patch
 
     model_type = model.config.model_type
     if model_type in NATIVE_FAMILIES or model_type not in monkey_patch.MODEL_TYPE_TO_APPLY_LIGER_FN:
-        return False
+        logger.info("kernels: Liger's for the loss, where the head is plainly linear and the data one source")
+        return
     # The loss is ours in either case: see training/token_losses.py.
     monkey_patch._apply_liger_kernel_to_instance(
         model=model, cross_entropy=False, fused_linear_cross_entropy=False
     )
-    logger.info("kernels: Liger's norms, positions and feed-forward products")
-    return True
+    logger.info("kernels: Liger's for the loss, norms, positions and feed-forward products")

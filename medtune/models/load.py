@@ -43,6 +43,7 @@ SUPPORT = {
     "flex_attention": "_supports_flex_attn",
     "flash_attention_2": "_supports_flash_attn",
 }
+FLEX_HEAD_SIZE = 16
 CHECKPOINTING_FROM = 1_000_000_000  # parameters; below, activations fit and recomputing only costs time
 
 
@@ -260,7 +261,7 @@ def choose_attention(config: Config, network: PreTrainedConfig, for_training: bo
     family: Any = network_class(network)
     wanted = config.model.attention
     if wanted == "auto" or (not for_training and wanted in GPU_ATTENTION):
-        return _best_attention(config, family, for_training)
+        return _best_attention(config, family, network, for_training)
     if not getattr(family, SUPPORT[wanted], True):
         raise ConfigError(
             f"model.attention={wanted}: {network.model_type} has no such attention in transformers; set "
@@ -269,14 +270,20 @@ def choose_attention(config: Config, network: PreTrainedConfig, for_training: bo
     return wanted
 
 
-def _best_attention(config: Config, family: Any, for_training: bool) -> str:
+def flex_takes(network: PreTrainedConfig) -> bool:
+    """Whether FlexAttention can serve a network: heads of at least 16 numbers, no dropout on the weights."""
+    head_size = getattr(network, "head_dim", None) or network.hidden_size // network.num_attention_heads
+    return head_size >= FLEX_HEAD_SIZE and not getattr(network, "attention_dropout", 0)
+
+
+def _best_attention(config: Config, family: Any, network: PreTrainedConfig, for_training: bool) -> str:
     """The fastest kernel that the family, this process's device and the precision allow."""
     candidates = ["sdpa"]
-    if for_training and local_device(config).type == "cuda":
-        # Kernels that know the bounds of documents; a row that is one document needs them for ALiBi only.
-        is_dense = config.data.packing == "none" and family.config_class.model_type not in NATIVE_FAMILIES
-        if not is_dense:
-            candidates = ["flex_attention", "sdpa"]
+    # Kernels that know the bounds of documents; a row that is one document needs them for ALiBi only.
+    is_dense = config.data.packing == "none" and network.model_type not in NATIVE_FAMILIES
+    if for_training and not is_dense and local_device(config).type == "cuda":
+        if flex_takes(network):
+            candidates = ["flex_attention", *candidates]
         if config.trainer.precision != "32-true" and importlib.util.find_spec("flash_attn"):
             candidates = ["flash_attention_2", *candidates]
     return next((name for name in candidates if getattr(family, SUPPORT[name])), "eager")

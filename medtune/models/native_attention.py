@@ -8,13 +8,14 @@ Shapes: B batch, T new tokens, K cached and new tokens, H heads, D head size.
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medtune.models.attention import block_mask, document_bounds
+from medtune.models.attention import additive_mask, block_mask, document_bounds
+
+RECOMPILE_LIMIT = 64
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """query [B, H, T, D], key and value [B, H, K, D] to [B, H, T, D]."""
@@ -67,7 +68,8 @@ def alibi_slopes(num_heads: int) -> Tensor:
     def geometric(n: int) -> list[float]:
         return [2.0 ** (-8.0 * (i + 1) / n) for i in range(n)]
 
-    return torch.tensor(geometric(power) + geometric(2 * power)[0::2][: num_heads - power])
+    slopes = geometric(power) + geometric(2 * power)[0::2][: num_heads - power]
+    return torch.tensor(slopes, dtype=torch.float32)  # whatever the default type is, as under bf16-true
 
 
 def dense_attend(
@@ -92,8 +94,7 @@ def dense_attend(
     ):
         mask = allowed_pairs(attention_mask, document_ids, length, past, hidden.device)
         if is_eager:
-            zero = torch.zeros((), dtype=product_dtype(hidden), device=hidden.device)
-            mask = torch.where(mask, zero, torch.finfo(zero.dtype).min)
+            mask = additive_mask(mask, product_dtype(hidden))
     product = eager_attention if is_eager else sdpa_attention
     return lambda query, key, value: product(query, key, value, mask, dropout)
 
@@ -192,6 +193,9 @@ def flex_attend(
         if attention_mask.dim() != 2:
             raise ValueError("flex_attention takes a 2-D attention_mask or document_ids, no finished mask")
         check_columns(attention_mask, past + hidden.shape[1])
+    elif document_ids is None and not past:
+        # So that packed and unpacked rows are one graph.
+        document_ids = torch.ones(hidden.shape[:2], dtype=torch.long, device=hidden.device)
     blocks = block_mask(hidden.shape[:2], hidden.device, document_ids, attention_mask, past)
     bias: Callable[..., Tensor] | None = None
     if slopes is not None:
@@ -208,8 +212,12 @@ def flex_kernel(device_type: str) -> Callable[..., Tensor]:
     """FlexAttention, compiled where it is fast; plain products elsewhere."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    compiled: Any = torch.compile(flex_attention) if device_type == "cuda" else flex_attention
-    return compiled  # type: ignore[no-any-return]
+    if device_type != "cuda":
+        return flex_attention
+    # Rows of another length, a batch of one, and evaluation are graphs of their own. Beyond the limit torch
+    # would go on uncompiled, with scores of length x length in float32.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
+    return torch.compile(flex_attention)
 
 
 def flash_attend(
@@ -229,9 +237,12 @@ def flash_attend(
     if document_ids is None:
         document_ids = torch.ones((batch, length), dtype=torch.long, device=hidden.device)
     bounds, longest = document_bounds(document_ids)
+    dtype = product_dtype(hidden)
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        rows = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))
+        # In half precision, which is all that the kernels know: a norm under autocast, before a quantised
+        # projection, hands on float32.
+        rows = (x.transpose(1, 2).flatten(0, 1).to(dtype) for x in (query, key, value))
         attended: Tensor = flash_attn_varlen_func(
             *rows,
             cu_seqlens_q=bounds,

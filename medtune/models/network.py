@@ -69,7 +69,7 @@ def build_network_config(model: ModelConfig) -> PreTrainedConfig:
     else:
         derived = {"model_type", *(name for key in given for name in DERIVED_KEYS.get(key, ()))}
         kept = {key: value for key, value in known.items() if key not in derived}
-        settings = _own_names(model_type, kept) | _tokenizer_settings(tokenizer, known)
+        settings = _own_names(model_type, kept) | _tokenizer_settings(model, tokenizer, known)
         if "num_attention_heads" in given and hasattr(CONFIG_MAPPING[model_type](), "num_key_value_heads"):
             # Not the family's default, which goes with its default number of heads.
             settings.setdefault("num_key_value_heads", given["num_attention_heads"])
@@ -138,7 +138,9 @@ def _check_given(model: ModelConfig, model_type: str, given: dict[str, Any], kno
         raise ConfigError(problems)
 
 
-def _tokenizer_settings(tokenizer: PreTrainedTokenizerBase, known: dict[str, Any]) -> dict[str, Any]:
+def _tokenizer_settings(
+    model: ModelConfig, tokenizer: PreTrainedTokenizerBase, known: dict[str, Any]
+) -> dict[str, Any]:
     """What a new network takes from its tokenizer; the vocabulary only where nothing else gives it."""
     settings = {
         "pad_token_id": tokenizer.pad_token_id,
@@ -147,6 +149,8 @@ def _tokenizer_settings(tokenizer: PreTrainedTokenizerBase, known: dict[str, Any
     }
     if "vocab_size" not in known:
         settings["vocab_size"] = len(tokenizer)
+    elif model.resize_embeddings and len(tokenizer) > known["vocab_size"]:
+        settings["vocab_size"] = -(-len(tokenizer) // ROWS_MULTIPLE) * ROWS_MULTIPLE
     return settings
 
 

@@ -67,12 +67,22 @@ def prepare_for(model: Any, config: Config, for_training: bool) -> Prepare:
     """
     base = base_model(model)
     types = (training_types if for_training else answering_types)(config, base.dtype)
+    # An adapter that only answers keeps its own type, as peft has it: rounded to the base's it would lose a
+    # tenth of its update.
+    kept = frozenset() if for_training else adapter_modules(model)
 
     def prepare(part: nn.Module) -> None:
         draw(base, part, config.seed)
-        cast(part, types)
+        cast(part, types, kept)
 
     return prepare
+
+
+def adapter_modules(model: nn.Module) -> frozenset[nn.Module]:
+    """The modules that peft has put beside those of the network."""
+    layers: list[Any] = [module for module in model.modules() if hasattr(module, "adapter_layer_names")]
+    added = [getattr(layer, name, None) for layer in layers for name in layer.adapter_layer_names]
+    return frozenset(inner for module in added if isinstance(module, nn.Module) for inner in module.modules())
 
 
 def base_model(model: Any) -> PreTrainedModel:
@@ -105,13 +115,14 @@ def place_whole(model: nn.Module, prepare: Prepare, device: torch.device | str =
 
 
 @torch.no_grad()
-def cast(part: nn.Module, types: WeightTypes) -> None:
-    """Gives the weights of a part their types; what a strategy has placed, or is quantised, stays."""
-    for parameter in part.parameters():
-        if parameter.is_floating_point() and not is_placed(parameter):
-            dtype = types.trained if parameter.requires_grad else types.frozen
-            if parameter.dtype != dtype:
-                parameter.data = parameter.data.to(dtype)
+def cast(part: nn.Module, types: WeightTypes, kept: frozenset[nn.Module] = frozenset()) -> None:
+    """Gives the weights of a part their types; those of ``kept``, placed already or quantised, stay."""
+    for module in part.modules():
+        for parameter in module.parameters(recurse=False):
+            if parameter.is_floating_point() and not is_placed(parameter) and module not in kept:
+                dtype = types.trained if parameter.requires_grad else types.frozen
+                if parameter.dtype != dtype:
+                    parameter.data = parameter.data.to(dtype)
 
 
 def is_placed(parameter: Tensor) -> bool:
@@ -141,12 +152,13 @@ def draw(base: PreTrainedModel, part: nn.Module, seed: int) -> None:
         return
     names = {module: name.replace(".base_layer", "") for name, module in base.named_modules()}
     pending = set(fresh)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         for module in children_first(part):
             tensors = {id(tensor) for tensor in tensors_of(module)}
             if not tensors or not tensors <= fresh:
                 continue
-            torch.manual_seed(zlib.crc32(f"{seed}:{names.get(module, '')}".encode()))
+            # The CPU's generator alone: torch.manual_seed would set those of GPUs back too.
+            torch.default_generator.manual_seed(zlib.crc32(f"{seed}:{names.get(module, '')}".encode()))
             if hasattr(module, "reset_lora_parameters"):  # peft's, around a layer that has been drawn
                 for adapter in module.active_adapters:  # type: ignore[union-attr]
                     module.reset_lora_parameters(adapter, init_lora_weights=True)  # type: ignore[operator]
@@ -169,7 +181,8 @@ def materialise(part: nn.Module) -> set[int]:
     for module in part.modules():
         for name, old in list(module.named_parameters(recurse=False)):
             if old.device == META:
-                empty = torch.empty(old.shape, dtype=torch.float32)
+                # Named, since a strategy's context may make another device or type the default.
+                empty = torch.empty(old.shape, dtype=torch.float32, device="cpu")
                 made.setdefault(id(old), nn.Parameter(empty, requires_grad=old.requires_grad))
                 setattr(module, name, made[id(old)])
         for name, old_buffer in list(module.named_buffers(recurse=False)):

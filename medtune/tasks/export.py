@@ -28,8 +28,8 @@ def run(config: Config, folder: RunFolder) -> None:
     """Writes ``export.output``, reads it back, and compares the answers."""
     output = Path(config.export.output or folder.model)
     refuse_used(output)
-    # In the type of the weights themselves; export.dtype decides of the rest.
-    config = replace(config, model=replace(config.model, dtype="auto"))
+    # An adapter is merged in the type that is written, auto being that of the weights themselves.
+    config = replace(config, model=replace(config.model, dtype=config.export.dtype))
     with settle_weights(config) as weights:
         model: Any = load_model(config, for_training=False, weights=weights)
         if config.export.merge and hasattr(model, "peft_config"):

@@ -92,12 +92,12 @@ class TokenLosses:
     ) -> Tensor:
         """:func:`scores` of ``hidden`` [N, C], at most ``LOGITS_AT_ONCE`` logits at a time."""
         assert self.head is not None
-        chunks = max(1, -(-len(labels) * self.vocab_size // LOGITS_AT_ONCE))
+        chunks = 1 if self._is_gathered_by_call() else -(-len(labels) * self.vocab_size // LOGITS_AT_ONCE)
 
         def score(part: Tensor, wanted: Tensor) -> Tensor:
             return scores(project(part), wanted, correct)
 
-        if chunks == 1:
+        if chunks <= 1:
             return score(hidden, labels)
         if torch.is_grad_enabled():
             dropout = any(isinstance(module, nn.Dropout) and module.p for module in self.head.modules())
@@ -105,6 +105,15 @@ class TokenLosses:
         size = -(-len(labels) // chunks)
         parts = zip(hidden.split(size), labels.split(size), strict=True)
         return torch.cat([score(part, wanted) for part, wanted in parts], dim=-1)
+
+    def _is_gathered_by_call(self) -> bool:
+        """Whether each call of the head gathers weights from all ranks, whose numbers of chunks may differ.
+
+        ZeRO-3 does so for every module that is called inside the head, such as an adapter's.
+        """
+        assert self.head is not None
+        divided = any(hasattr(parameter, "ds_id") for parameter in self.head.parameters())
+        return divided and next(self.head.children(), None) is not None
 
 
 def chosen(values: Tensor, learned: Tensor) -> Tensor:

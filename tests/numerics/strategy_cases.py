@@ -64,6 +64,8 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
     # Random weights: shapes without values until the strategy places them.
     "drawn": ({"optim__lr": 0.1}, 2),
     "drawn_lora": ({"adapter__name": "lora"}, 2),
+    "drawn_norm_head": ({"optim__lr": 0.1}, 1),
+    "lora_head": ({"adapter__name": "lora"}, 1),  # chunks of a head with weights of its own inside
     "untouched": ({"optim__lr": 0.0, "trainer__max_steps": 1}, 4),
 }
 SAVED_STEP, ALL_STEPS = 2, 4
@@ -78,21 +80,26 @@ def case_config(name: str, run_dir: Path, strategy: str) -> Config:
         sizes = {"hidden_size": 32, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
         tokenizer = str(PROJECT / "tests/fixtures/baichuan/tok_tiny/v1")
         config.model = ModelConfig(
-            init="random", model_type="baichuan", tie_word_embeddings=True, tokenizer=tokenizer, **sizes
-        )
+            init="random", model_type="baichuan", tokenizer=tokenizer, **sizes,
+            tie_word_embeddings="norm" not in name, architecture={"norm_head": "norm" in name},
+        )  # fmt: skip
     return config
 
 
 def case_model(name: str) -> Any:
     if name.startswith("drawn"):
         return load_model(case_config(name, Path("unused"), "one"), for_training=True)
-    if name != "lora":
+    if not name.startswith("lora"):
         return tiny_model(tie_word_embeddings=name == "tied")
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(5)
     settings = LoraConfig(
-        r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False
+        r=4,
+        lora_alpha=8,
+        target_modules=["lm_head"] if name == "lora_head" else "all-linear",
+        task_type="CAUSAL_LM",
+        init_lora_weights=False,
     )
     return get_peft_model(tiny_model(), settings)
 

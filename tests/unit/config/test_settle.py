@@ -304,3 +304,27 @@ def test_a_fit_is_followed_by_answers_unless_they_mean_nothing(
     settled = settle(values, [], CPU, Path("/"))
     assert settled.config.eval.after_fit is expected
     assert len([note for note in settled.notes if note.startswith("eval.after_fit=false: ")]) == said
+
+
+def test_an_adapter_on_trained_weights_answers(values, earlier):
+    values |= {"adapter": {"name": "lora"}, "weights": str(earlier)}
+    assert settle(values, [], CPU, Path("/")).config.eval.after_fit is True
+
+
+@pytest.mark.parametrize(
+    ("template", "typed", "expected"),
+    [
+        pytest.param({"name": "own", "chat": True}, [], "plain", id="the_tokenizers_own"),
+        pytest.param({"name": "own", "prompt": [{"token": "<|im|>"}, "{prompt}"]}, [], "plain", id="token"),
+        pytest.param({"name": "own", "prompt": [{"token": "bos"}, "{prompt}"]}, [], "own", id="known_token"),
+        pytest.param({"name": "own", "chat": True}, ["template"], "own", id="typed"),
+    ],
+)
+def test_a_template_of_the_models_own_tokens_goes_with_its_tokenizer(values, template, typed, expected):
+    values["model"] |= PUBLISHED
+    values["template"] = template
+    settled = settle(values, typed, CPU, Path("/"))
+    assert settled.config.template.name == expected
+    assert any(note.startswith("template=plain: template=own") for note in settled.notes) is (
+        expected == "plain"
+    )

@@ -50,7 +50,7 @@ BASE = Config(data=DataConfig(eval_splits=["test"]), trainer=TrainerConfig(devic
             id="architecture_of_files",
         ),
         pytest.param(
-            replace(BASE, trainer=TrainerConfig(precision="bf16-mixed")),
+            replace(BASE, trainer=TrainerConfig(precision="bf16-mixed"), eval=EvalConfig(after_fit=False)),
             "model.dtype",
             "model.dtype has no effect with adapter=none trainer.precision=bf16-mixed",
             id="type_of_trained_weights",

@@ -83,11 +83,13 @@ def test_a_saved_model_is_read_by_transformers_own_class(original, ours, ids, tm
     assert again.config.architectures == ["BloomForCausalLM"]
 
 
-def test_dropout_acts_in_train_mode_only(ours, ids):
-    for key in ("attention_dropout", "hidden_dropout"):
-        setattr(ours.config, key, 0.5)
-    assert torch.equal(ours(ids).logits, ours(ids).logits)
-    assert not torch.equal(ours.train()(ids).logits, ours(ids).logits)
+@pytest.mark.parametrize("key", ["attention_dropout", "hidden_dropout"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_dropout_acts_in_train_mode_only(ids, key, attention):
+    settings = BloomConfig(vocab_size=61, hidden_size=48, n_layer=2, n_head=6, **{key: 0.5})
+    model = BloomForCausalLM._from_config(settings, attn_implementation=attention).eval()
+    assert torch.equal(model(ids).logits, model(ids).logits)
+    assert not torch.equal(model.train()(ids).logits, model(ids).logits)
 
 
 @pytest.mark.parametrize(

@@ -399,6 +399,20 @@ def test_a_larger_tokenizer_gets_rows_on_request(stored, caplog):
     assert load_model(stored, for_training=False).config.vocab_size == 192
 
 
+def test_random_weights_have_rows_for_a_larger_tokenizer_from_the_start(random):
+    config = random(model_type="llama", resize_embeddings=True, architecture={"vocab_size": 20})
+    assert load_model(config, for_training=True).config.vocab_size == 128
+
+
+@pytest.mark.parametrize("keys", [{"hidden_size": 32}, {"attention_dropout": 0.1}])
+def test_auto_leaves_flex_attention_where_it_cannot_run(monkeypatch, keys):
+    """Heads of 8 numbers, and dropout on the attention weights."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    network = AutoConfig.for_model("llama", **{"hidden_size": 64, "num_attention_heads": 4, **keys})
+    config = Config(trainer=TrainerConfig("cuda", precision="bf16-mixed"))
+    assert choose_attention(config, network, for_training=True) == "sdpa"
+
+
 def test_a_tokenizer_that_fits_changes_no_row(stored):
     stored.model.resize_embeddings = True
     assert load_model(stored, for_training=False).config.vocab_size == 128
@@ -467,6 +481,7 @@ def test_without_being_placed_random_weights_take_no_memory(random, for_training
         pytest.param("baichuan", "bfd", "32-true", True, True, "flex_attention", id="flash_takes_halves"),
         pytest.param("baichuan", "none", "bf16-true", True, False, "flex_attention", id="alibi_unpacked"),
         pytest.param("llama", "none", "bf16-true", True, False, "sdpa", id="plainly_causal"),
+        pytest.param("llama", "none", "bf16-true", True, True, "sdpa", id="plainly_causal_beside_flash"),
         pytest.param("mpt", "none", "32-true", True, False, "eager", id="a_family_without_kernels"),
     ],
 )

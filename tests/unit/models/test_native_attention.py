@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 import torch
 
@@ -149,3 +151,35 @@ def test_dropout_acts_on_the_weights_of_plain_products():
     kept = build_attend("eager", query.transpose(1, 2), dropout=0.25)(query, query, value)
     torch.testing.assert_close(kept.mean(), torch.tensor(1.0), atol=0.1, rtol=0)
     assert (kept - 1).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "flex_attention", "flash_attention_2"])
+def test_slopes_are_exact_under_another_default_type(monkeypatch, attention):
+    """Lightning makes bfloat16 the default while a bf16-true run trains, and not while it answers."""
+    expected = attended(attention, slopes=alibi_slopes(6)) if attention in ("eager", "sdpa") else None
+    with plain_flex(monkeypatch), documented_flash(monkeypatch):
+        expected = expected or attended(attention, slopes=alibi_slopes(6))
+        torch.set_default_dtype(torch.bfloat16)
+        try:
+            slopes = alibi_slopes(6)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        assert slopes.dtype == torch.float32
+        for found, due in zip(attended(attention, slopes=slopes), expected, strict=True):
+            assert torch.equal(found, due)
+
+
+def test_flash_attention_gets_half_precision_even_from_float32(monkeypatch):
+    """As from a quantised projection, which answers in the type of the norm before it."""
+    query, types = torch.randn(1, 2, 6, 8), []
+    with documented_flash(monkeypatch):
+        plain = sys.modules["flash_attn"].flash_attn_varlen_func
+
+        def watched(*rows, **settings):
+            types.extend(row.dtype for row in rows)
+            return plain(*rows, **settings)
+
+        monkeypatch.setattr(sys.modules["flash_attn"], "flash_attn_varlen_func", watched)
+        with torch.autocast("cpu", torch.bfloat16):
+            build_attend("flash_attention_2", query.transpose(1, 2))(query, query, query)
+    assert types == [torch.bfloat16] * 3

@@ -93,6 +93,27 @@ def test_values_depend_on_the_seed_and_the_name_alone():
     assert not torch.equal(*layers)
 
 
+def test_values_are_drawn_on_the_cpu_in_float32_whatever_is_the_default():
+    """Lightning builds under the context of a strategy and of a precision."""
+    expected = drawn(on_meta("llama")).state_dict()
+    model = on_meta("llama")
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device("meta"):
+            drawn(model)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+
+
+def test_an_adapter_that_answers_keeps_its_own_type():
+    config = Config(adapter=AdapterConfig(name="lora"), model=ModelConfig(dtype="bfloat16"))
+    adapted = add_adapter(on_meta("llama"), config)
+    place_whole(adapted, prepare_for(adapted, config, for_training=False))
+    for name, parameter in adapted.named_parameters():
+        assert parameter.dtype == (FP32 if "lora_" in name else BF16), name
+
+
 def test_drawing_leaves_the_random_stream_where_it_was():
     torch.manual_seed(1)
     expected = torch.rand(1)
@@ -202,9 +223,11 @@ print(json.dumps({"held": most - before}))
 
 def held_mib(how, precision, **settings):
     """Most anonymous memory beside that of the imports, in a process of its own."""
+    # So that what is freed goes back to the system at once.
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MALLOC_MMAP_THRESHOLD_": "65536"}
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, how, precision, json.dumps(settings)],
-        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False,
+        capture_output=True, text=True, cwd=ROOT, env=environment, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])["held"]
