@@ -222,6 +222,13 @@ def kernel_problems(config: Config) -> Iterator[str]:
         )
 
 
+def dtype_problems(config: Config) -> Iterator[str]:
+    """A frozen base in float16 below products in bfloat16, which autocast cannot mix."""
+    mixes = config.adapter.name != "none" and config.trainer.precision == "bf16-mixed"
+    if config.task == "train" and mixes and config.model.dtype == "float16":
+        yield "model.dtype=float16 does not go with trainer.precision=bf16-mixed; set model.dtype=bfloat16"
+
+
 def embedding_problems(config: Config) -> Iterator[str]:
     """New rows of the embedding that nobody would train."""
     if config.task == "train" and config.model.resize_embeddings and config.adapter.name != "none":
@@ -251,6 +258,7 @@ RULES: tuple[Rule, ...] = (
     data_problems,
     model_problems,
     kernel_problems,
+    dtype_problems,
     embedding_problems,
     template_rules,
     resume_problems,

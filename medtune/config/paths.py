@@ -124,7 +124,9 @@ def model_problems(config: Config) -> Iterator[str]:
         path = value_of(config, key)
         if not path or HUB_ID.fullmatch(path) or (holds_model and key == "model.path"):
             continue
-        if not Path(path).is_dir():
+        if Path(path).is_file():
+            yield f"{key}={path} is a file; give the folder that holds it, {key}={Path(path).parent}"
+        elif not Path(path).is_dir():
             yield f"{key}={path} is not there; set it to a folder with a transformers model, or to a hub id"
         elif key == "model.path" and not (Path(path) / "config.json").is_file():
             yield f"{key}={path} holds no config.json, so it is no transformers model"

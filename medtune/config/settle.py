@@ -75,6 +75,7 @@ def settle(
     config, unreadable = read_config(values)
     with_absolute_paths(config, start)
     forget_published(config, typed)
+    notes += find_tokenizer(config, typed)
     notes += borrow_tokenizer(config, typed)
     notes += choose_evaluation(config)
     unresolved = resolve_registries(config)
@@ -153,6 +154,20 @@ def forget_published(config: Config, typed: Sequence[str]) -> None:
         config.model.revision = None
     if not any(within(key, "model.architecture") for key in typed):
         config.model.architecture = {}
+
+
+def find_tokenizer(config: Config, typed: Sequence[str]) -> list[str]:
+    """Takes the tokenizer beside the weights where the one of their run is gone; returns notes."""
+    model = config.model
+    if config.task not in TASKS_ON_WEIGHTS or not config.weights or not model.tokenizer:
+        return []
+    if "model.tokenizer" in typed or not os.path.isabs(model.tokenizer) or Path(model.tokenizer).is_dir():
+        return []
+    for folder in (Path(config.weights), Path(config.weights) / "model"):
+        if has_tokenizer_files(str(folder)):
+            gone, model.tokenizer = model.tokenizer, str(folder)
+            return [f"model.tokenizer: {folder}, since {gone} is gone"]
+    return []
 
 
 def borrow_tokenizer(config: Config, typed: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from medtune.config.columns import FORMAT_COLUMNS
 from medtune.config.schema import GPU_ATTENTION, Config
@@ -250,6 +251,11 @@ IDLE = (
         ("model.attention",),
         lambda config: config.task != "train" and config.model.attention in GPU_ATTENTION,
         lambda config: f"task={config.task} (answers are decoded with sdpa)",
+    ),
+    Idle(
+        ("model.revision",),
+        lambda config: config.model.path is not None and Path(config.model.path).is_dir(),
+        lambda config: "a folder as model.path",
     ),
     Idle(
         ("model.architecture",),

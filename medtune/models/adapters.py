@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from medtune.config.schema import Config
+from medtune.models.baichuan import NormHead
 from medtune.runtime.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ def target_modules(model: PreTrainedModel, config: Config) -> list[str] | str:
     targets = config.adapter.target_modules or config.model.lora_targets
     if not targets:
         return ALL_LINEAR
+    _check_head(model, key, targets)
     linear = (name for name, module in model.named_modules() if isinstance(module, nn.Linear))
     available = {name.rpartition(".")[2] for name in linear}
     unknown = [target for target in targets if target.rpartition(".")[2] not in available]
@@ -79,6 +81,21 @@ def target_modules(model: PreTrainedModel, config: Config) -> list[str] | str:
             f"its linear layers are {', '.join(sorted(available))}"
         )
     return list(targets)
+
+
+def _check_head(model: PreTrainedModel, key: str, targets: list[str]) -> None:
+    """Raises ConfigError for a head whose adapter could not be merged into the same function."""
+    head: Any = model.get_output_embeddings()
+    tied = head is not None and head.weight is getattr(model.get_input_embeddings(), "weight", None)
+    reason = "it is the embedding too" if tied else None
+    if isinstance(head, NormHead):
+        reason = "its rows are normalised after a merge"
+    names = [name for name, module in model.named_modules() if module is head]
+    if reason is not None and {target.rpartition(".")[2] for target in targets} & set(names):
+        raise ConfigError(
+            f"{key} names the output head {names[0]}, but {reason}, so the adapter could not be merged into "
+            "the same function; leave it out"
+        )
 
 
 def log_trainable_share(model: PeftModel) -> None:

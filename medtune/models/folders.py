@@ -19,6 +19,7 @@ INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 ADAPTER_FILE = "adapter_config.json"
 
+LFS_POINTER = "version https://git-lfs"
 ZIP_START = b"PK"  # of torch's files since 2020; whether older ones are whole shows when they are read
 PARTIAL_FILES = (".cache/huggingface/download/**/*.incomplete", "*.incomplete", "*.aria2", "*.part")
 
@@ -111,9 +112,14 @@ def weight_files(folder: Path) -> list[Path]:
         if (folder / single).is_file():
             return [folder / single]
         if (folder / index).is_file():
-            shards = read_settings(folder / index).get("weight_map", {}).values()
-            return [folder / shard for shard in sorted(set(shards))]
+            shards: Any = read_settings(folder / index).get("weight_map")
+            return [folder / shard for shard in sorted(set(shards.values()))] if is_map(shards) else []
     return []
+
+
+def is_map(weight_map: Any) -> bool:
+    """Whether it says of tensors which file holds them."""
+    return isinstance(weight_map, dict) and all(isinstance(shard, str) for shard in weight_map.values())
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -125,7 +131,10 @@ def read_settings(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8-sig")
+        if text.startswith(LFS_POINTER):
+            raise ConfigError(f"{path} is a git-lfs pointer; run 'git lfs pull' in the folder")
+        values = json.loads(text)
     except ValueError as error:
         raise ConfigError(f"{path} is damaged: not JSON ({error}); fetch it again") from error
     if not isinstance(values, dict):
@@ -147,7 +156,9 @@ def folder_problems(folder: Path) -> Iterator[str]:
         return
     files = weight_files(folder)
     for index in (folder / name for name in INDEX_FILES):
-        if index.is_file() and not {"metadata", "weight_map"} <= read_settings(index).keys():
+        if index.is_file() and not (
+            "metadata" in read_settings(index) and is_map(read_settings(index).get("weight_map"))
+        ):
             yield f"{index.name} is damaged: it has no metadata or no weight_map; fetch it again"
             return
     if not files:
@@ -173,7 +184,7 @@ def file_problem(file: Path) -> str | None:
     """What is wrong with one weight file: a git-lfs pointer, or a safetensors file of the wrong size."""
     with file.open("rb") as stream:
         start = stream.read(8)
-        if start == b"version ":
+        if start == LFS_POINTER[:8].encode():
             return "is a git-lfs pointer, not weights; run 'git lfs pull' in the folder"
         if file.suffix != ".safetensors":
             cut = start.startswith(ZIP_START) and not zipfile.is_zipfile(file)
@@ -183,10 +194,11 @@ def file_problem(file: Path) -> str | None:
             return "is cut off or no safetensors file; fetch it again"
         try:
             header: dict[str, Any] = json.loads(stream.read(header_size))
-        except ValueError:
-            return "is damaged: its header is not JSON; fetch it again"
-    header.pop("__metadata__", None)
-    size = 8 + header_size + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
+            header.pop("__metadata__", None)
+            ends = [int(tensor["data_offsets"][1]) for tensor in header.values()]
+        except (AttributeError, LookupError, TypeError, ValueError):
+            return "is damaged: its header is not JSON, or not about tensors; fetch it again"
+    size = 8 + header_size + max(ends, default=0)
     found = file.stat().st_size
     return None if size == found else f"has {found} bytes where its header promises {size}; fetch it again"
 

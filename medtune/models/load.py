@@ -4,6 +4,7 @@ import importlib.util
 import logging
 from dataclasses import replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +23,7 @@ from medtune.models.network import (
     NETWORK_KEYS,
     ROWS_MULTIPLE,
     build_network_config,
+    first_line,
     network_class,
     path_folder,
 )
@@ -197,15 +199,22 @@ def _load_folder(
     In the type of the files: then the weights are mapped into memory, and no process has a copy of its own.
     """
     quantized = quantization_arguments(config, network)
-    loaded: tuple[PreTrainedModel, dict[str, Any]] = network_class(network).from_pretrained(  # type: ignore[assignment]
-        folder,
-        config=network,
-        dtype=_frozen_type(config, network, for_training) if quantized else "auto",
-        attn_implementation=attention,
-        ignore_mismatched_sizes=True,  # so that they are reported together, below
-        output_loading_info=True,
-        **quantized,
-    )
+    try:
+        loaded: tuple[PreTrainedModel, dict[str, Any]] = network_class(network).from_pretrained(  # type: ignore[assignment]
+            folder,
+            config=network,
+            dtype=_frozen_type(config, network, for_training) if quantized else "auto",
+            attn_implementation=attention,
+            ignore_mismatched_sizes=True,  # so that they are reported together, below
+            output_loading_info=True,
+            **quantized,
+        )
+    # What a damaged file leads to differs from format to format.
+    except (AttributeError, LookupError, RuntimeError, TypeError, UnpicklingError, ValueError) as error:
+        raise ConfigError(
+            f"model.path={folder}: its weights or generation_config.json cannot be loaded "
+            f"({type(error).__name__}: {first_line(error)}); fetch it again"
+        ) from error
     model, report = loaded
     mismatched = [
         f"{name} {tuple(found)} instead of {tuple(due)}" for name, found, due in report["mismatched_keys"]

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
@@ -34,6 +36,7 @@ NATIVE_NETWORKS: dict[str, type[PreTrainedModel]] = {
     "baichuan": BaichuanForCausalLM,
     "bloom": BloomForCausalLM,
 }
+WRONG_VALUES = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 ROWS_MULTIPLE = 64  # a resized embedding is rounded up to it, for the matrix units of GPUs
 
 
@@ -50,7 +53,10 @@ def build_network_config(model: ModelConfig) -> PreTrainedConfig:
     known = known_settings(model)
     model_type = model.model_type or known.get("model_type")
     if model_type is None:
-        raise ConfigError("model.model_type is not set, and there is no model.path to read it from")
+        where = "there is no model.path to read it from"
+        if model.path is not None:
+            where = f"the config.json of model.path={model.path} does not name one"
+        raise ConfigError(f"model.model_type is not set, and {where}")
     if model_type not in CONFIG_MAPPING or CONFIG_MAPPING[model_type] not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ConfigError(
             f"model.model_type={model_type}: transformers has no such causal language model, and code that a "
@@ -65,7 +71,7 @@ def build_network_config(model: ModelConfig) -> PreTrainedConfig:
     tokenizer = load_tokenizer(model)
     network: PreTrainedConfig
     if model.init == "pretrained":
-        network = AutoConfig.from_pretrained(path_folder(model))
+        network = _read_network(path_folder(model))
     else:
         derived = {"model_type", *(name for key in given for name in DERIVED_KEYS.get(key, ()))}
         kept = {key: value for key, value in known.items() if key not in derived}
@@ -76,6 +82,43 @@ def build_network_config(model: ModelConfig) -> PreTrainedConfig:
         network = AutoConfig.for_model(model_type, **(settings | _own_names(model_type, given)))
     _check_vocabulary(model, network, len(tokenizer))
     return network
+
+
+def _read_network(folder: Path) -> PreTrainedConfig:
+    """The ``config.json`` of ``folder`` as transformers reads it.
+
+    Raises:
+        ConfigError: A value that it does not take, or weights that are quantised in the files.
+    """
+    quantized = read_settings(folder / "config.json").get("quantization_config")
+    if quantized is not None:
+        method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
+        raise ConfigError(
+            f"{folder / 'config.json'} has quantization_config ({method}): its weights are quantised "
+            "already, which is not supported; take the unquantised model, with quantization=nf4 or int8 and an adapter"
+        )
+    try:
+        network: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        family: Any = network_class(network)
+        with torch.device("meta"):
+            family._from_config(network)
+    # What a wrong value leads to differs from family to family.
+    except (*WRONG_VALUES, StrictDataclassError) as error:
+        raise ConfigError(
+            f"{folder / 'config.json'}: no {family_name(folder)} can be built from it "
+            f"({type(error).__name__}: {first_line(error)})"
+        ) from error
+    return network
+
+
+def family_name(folder: Path) -> str:
+    """The architecture that a folder names, for messages."""
+    return str(read_settings(folder / "config.json").get("model_type"))
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an error says."""
+    return next(iter(str(error).strip().splitlines()), "")
 
 
 def network_class(network: PreTrainedConfig) -> type[PreTrainedModel]:
@@ -133,6 +176,12 @@ def _check_given(model: ModelConfig, model_type: str, given: dict[str, Any], kno
         if hidden % heads:
             problems.append(
                 f"model.hidden_size ({hidden}) must be a multiple of model.num_attention_heads ({heads})"
+            )
+        keys_of = given.get("num_key_value_heads")
+        if keys_of and heads % keys_of:
+            problems.append(
+                f"model.num_attention_heads ({heads}) must be a multiple of model.num_key_value_heads "
+                f"({keys_of})"
             )
     if problems:
         raise ConfigError(problems)

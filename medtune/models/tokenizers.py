@@ -4,12 +4,14 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from medtune.config.schema import ModelConfig
 from medtune.models.baichuan_tokenizer import BaichuanTokenizer
 from medtune.models.folders import TOKENIZER_FILES, find_folder, has_tokenizer, read_settings
 from medtune.runtime.errors import ConfigError
+
+PLAIN_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +38,17 @@ def _read_tokenizer(key: str, folder: Path) -> PreTrainedTokenizerBase:
     for name in ("tokenizer.json", "tokenizer_config.json", "config.json"):
         read_settings(folder / name)  # its message names the file
     try:
-        tokenizer: PreTrainedTokenizerBase = _tokenizer_class(folder).from_pretrained(folder)
+        # False, not left out: transformers would ask on the terminal, and run the folder's code after a "y".
+        tokenizer: PreTrainedTokenizerBase = _tokenizer_class(folder).from_pretrained(
+            folder, trust_remote_code=False
+        )
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        if "trust_remote_code" in str(error):
+            raise ConfigError(
+                f"{key}={folder}: its tokenizer is Python code that comes with the model (auto_map in "
+                "tokenizer_config.json), which is never run; give one that transformers knows with "
+                "model.tokenizer=FOLDER"
+            ) from error
         raise ConfigError(
             f"{key}={folder}: its tokenizer cannot be read ({error}); fetch it again"
         ) from error
@@ -45,8 +56,15 @@ def _read_tokenizer(key: str, folder: Path) -> PreTrainedTokenizerBase:
 
 
 def _tokenizer_class(folder: Path) -> Any:
-    """Baichuan's own class for its sentencepiece files, else transformers' choice."""
-    if (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file():
+    """Baichuan's class for its sentencepiece files, the plain one where named, else transformers' choice.
+
+    For some families transformers takes the family's class whatever is named; another's vocabulary then loses
+    most of a text (qwen2 in version 5.23).
+    """
+    if (folder / "tokenizer.json").is_file():
+        named = read_settings(folder / "tokenizer_config.json").get("tokenizer_class")
+        return PreTrainedTokenizerFast if named in PLAIN_CLASSES else AutoTokenizer
+    if (folder / "tokenizer.model").is_file():
         settings = read_settings(folder / "tokenizer_config.json") | read_settings(folder / "config.json")
         if settings.get("tokenizer_class") == "BaichuanTokenizer" or settings.get("model_type") == "baichuan":
             return BaichuanTokenizer

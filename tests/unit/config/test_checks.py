@@ -455,3 +455,18 @@ def test_new_rows_of_the_embedding_must_be_trained(sound):
 def test_an_architecture_names_the_type(sound):
     config = with_section(sound, "model", model_type=None, architecture={"model_type": "bloom"})
     assert check(config, CPU) == []
+
+
+def test_autocast_cannot_mix_float16(sound):
+    config = with_section(with_section(sound, "model", dtype="float16"), "adapter", name="lora")
+    config.trainer.precision = "bf16-mixed"
+    assert check(config, CPU) == [
+        "model.dtype=float16 does not go with trainer.precision=bf16-mixed; set model.dtype=bfloat16"
+    ]
+
+
+def test_a_file_in_the_place_of_a_folder_is_told(sound, folder):
+    config = with_section(sound, "model", path=str(folder / "train.json"))
+    assert check(config, CPU) == [
+        f"model.path={folder / 'train.json'} is a file; give the folder that holds it, model.path={folder}"
+    ]

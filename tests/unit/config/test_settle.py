@@ -328,3 +328,19 @@ def test_a_template_of_the_models_own_tokens_goes_with_its_tokenizer(values, tem
     assert any(note.startswith("template=plain: template=own") for note in settled.notes) is (
         expected == "plain"
     )
+
+
+@pytest.mark.parametrize("typed", [False, True])
+def test_the_tokenizer_beside_weights_stands_in_for_one_that_is_gone(values, earlier, tmp_path, typed):
+    values["model"]["tokenizer"] = str(tmp_path / "gone")
+    record = asdict(config_from_dict(values))
+    (earlier / "config.yaml").write_text(yaml.safe_dump(record))
+    (earlier / "model" / "tokenizer.json").touch()
+    values |= {"task": "generate", "weights": str(earlier)}
+    if typed:
+        with pytest.raises(ConfigError, match="model.tokenizer=.*gone is not there"):
+            settle(values, ["model.tokenizer"], CPU, Path("/"))
+        return
+    settled = settle(values, [], CPU, Path("/"))
+    assert settled.config.model.tokenizer == str(earlier / "model")
+    assert f"model.tokenizer: {earlier / 'model'}, since {tmp_path / 'gone'} is gone" in settled.notes

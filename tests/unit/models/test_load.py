@@ -1,3 +1,4 @@
+import contextlib
 import json
 import shutil
 import sys
@@ -21,6 +22,7 @@ from medtune.config.schema import (
 )
 from medtune.models.baichuan_tokenizer import BaichuanTokenizer
 from medtune.models.load import choose_attention, load_model
+from medtune.models.network import known_settings
 from medtune.models.tokenizers import load_tokenizer
 from medtune.runtime.errors import ConfigError
 
@@ -271,9 +273,91 @@ def test_a_folder_that_does_not_fit_is_refused_with_what_is_wrong(stored, spoil,
 
 
 @pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        pytest.param(change_config(hidden_size=None), "config.json: no llama can be built", id="null"),
+        pytest.param(change_config(num_attention_heads=0), "config.json: no llama can be built", id="zero"),
+        pytest.param(change_config(hidden_act="foo"), "config.json: no llama .*foo", id="activation"),
+        pytest.param(
+            change_config(quantization_config={"quant_method": "gptq"}),
+            r"has quantization_config \(gptq\): its weights are quantised already",
+            id="quantised",
+        ),
+        pytest.param(
+            lambda folder: (folder / "config.json").write_text("{}"),
+            "model.model_type is not set, and the config.json of model.path=.* does not name one",
+            id="no_type_in_the_file",
+        ),
+        pytest.param(
+            lambda folder: (folder / "config.json").write_text("version https://git-lfs.github.com/spec/v1"),
+            "config.json is a git-lfs pointer; run 'git lfs pull'",
+            id="pointer",
+        ),
+        pytest.param(
+            lambda folder: (folder / "generation_config.json").write_text("[1]"),
+            "generation_config.json",
+            id="generation_config",
+        ),
+    ],
+)
+def test_files_that_say_nonsense_are_named(stored, spoil, message):
+    spoil(Path(stored.model.path))
+    with pytest.raises(ConfigError, match=message):
+        load_model(stored, for_training=False)
+
+
+def test_a_config_with_a_byte_order_mark_is_read(stored):
+    path = Path(stored.model.path) / "config.json"
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert known_settings(stored.model)["model_type"] == "llama"
+
+
+def test_a_tokenizers_own_code_is_never_run_whatever_is_answered(stored, tiny_tokenizer, monkeypatch):
+    """Transformers asks on the terminal before it runs the code of a folder; here nobody is asked."""
+    folder = Path(stored.model.path)
+    settings = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "own.py").write_text(f"open({str(folder / 'ran')!r}, 'w')")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with contextlib.suppress(ConfigError):
+        load_tokenizer(stored.model)
+    assert not (folder / "ran").exists()
+
+
+def test_a_plain_tokenizer_is_read_as_one_whatever_the_family(tiny_tokenizer, tmp_path):
+    """Transformers 5.23 reads every tokenizer of qwen2 as Qwen's, to which most of a text is nothing."""
+    tiny_tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
+    text = "患者头痛"
+    assert load_tokenizer(ModelConfig(path=str(tmp_path))).encode(text) == tiny_tokenizer.encode(text)
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        ({"model_type": "llama", "tie_word_embeddings": True}, "it is the embedding too"),
+        ({"model_type": "bloom", "intermediate_size": None}, "it is the embedding too"),
+        ({"model_type": "baichuan", "architecture": {"norm_head": True}}, "its rows are normalised"),
+    ],
+)
+def test_a_head_whose_adapter_could_not_be_merged_is_refused(random, keys, reason):
+    config = random(**keys)
+    config.adapter = AdapterConfig(name="lora", target_modules=["lm_head"])
+    with pytest.raises(
+        ConfigError, match=f"adapter.target_modules names the output head lm_head, but {reason}"
+    ):
+        load_model(config, for_training=True)
+
+
+@pytest.mark.parametrize(
     ("keys", "message"),
     [
         pytest.param({}, "model.model_type is not set", id="no_type"),
+        pytest.param(
+            {"model_type": "llama", "num_key_value_heads": 3},
+            r"model.num_attention_heads \(4\) must be a multiple of model.num_key_value_heads \(3\)",
+            id="key_heads",
+        ),
         pytest.param(
             {"model_type": "lama"}, "model.model_type=lama: transformers has no such", id="wrong_type"
         ),
