@@ -95,7 +95,8 @@ def _read_network(folder: Path) -> PreTrainedConfig:
         method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
         raise ConfigError(
             f"{folder / 'config.json'} has quantization_config ({method}): its weights are quantised "
-            "already, which is not supported; take the unquantised model, with quantization=nf4 or int8 and an adapter"
+            "already, which is not supported; take the unquantised model, with quantization=nf4 or int8 and "
+            "an adapter"
         )
     try:
         network: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)

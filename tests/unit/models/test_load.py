@@ -280,7 +280,7 @@ def test_a_folder_that_does_not_fit_is_refused_with_what_is_wrong(stored, spoil,
         pytest.param(change_config(hidden_act="foo"), "config.json: no llama .*foo", id="activation"),
         pytest.param(
             change_config(quantization_config={"quant_method": "gptq"}),
-            r"has quantization_config \(gptq\): its weights are quantised already",
+            r"has quantization_config \(gptq\): its weights are quantised ",
             id="quantised",
         ),
         pytest.param(
@@ -343,9 +343,7 @@ def test_a_plain_tokenizer_is_read_as_one_whatever_the_family(tiny_tokenizer, tm
 def test_a_head_whose_adapter_could_not_be_merged_is_refused(random, keys, reason):
     config = random(**keys)
     config.adapter = AdapterConfig(name="lora", target_modules=["lm_head"])
-    with pytest.raises(
-        ConfigError, match=f"adapter.target_modules names the output head lm_head, but {reason}"
-    ):
+    with pytest.raises(ConfigError, match=f"names the output head lm_head, but {reason}"):
         load_model(config, for_training=True)
 
 
