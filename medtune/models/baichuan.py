@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from medtune.models.native_attention import Attend, alibi_slopes, build_attend
-from medtune.models.native_causal_lm import NativeCausalLM
+from medtune.models.native_causal_lm import NativeCausalLM, check_inputs, settle_cache
 
 BAICHUAN2_VOCAB_SIZE = 125696
 ROPE_THETA = 10000.0
@@ -264,16 +264,9 @@ class BaichuanModel(BaichuanPreTrainedModel):
         Raises:
             ValueError: Both or neither of ``input_ids`` and ``inputs_embeds``; attention weights asked for.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give either input_ids or inputs_embeds")
-        if kwargs.get("output_attentions"):
-            raise ValueError("output_attentions=True: Baichuan does not keep its attention weights")
+        check_inputs(input_ids, inputs_embeds, kwargs)
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        use_cache = self.config.use_cache if use_cache is None else use_cache
-        if document_ids is not None or (self.gradient_checkpointing and self.training):
-            use_cache, past_key_values = False, None
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+        past_key_values = settle_cache(self, past_key_values, use_cache, document_ids)
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
         rotary = self._rotary(x, position_ids, past)
         attend = build_attend(

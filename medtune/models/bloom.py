@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import BloomConfig, PreTrainedModel
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.bloom import modeling_bloom
 
 from medtune.models.native_attention import Attend, alibi_slopes, build_attend
-from medtune.models.native_causal_lm import NativeCausalLM
+from medtune.models.native_causal_lm import NativeCausalLM, check_inputs, settle_cache
 
 
 class BloomAttention(modeling_bloom.BloomAttention):
@@ -90,17 +90,10 @@ class BloomModel(modeling_bloom.BloomModel):
         Raises:
             ValueError: Both or neither of ``input_ids`` and ``inputs_embeds``; attention weights asked for.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give either input_ids or inputs_embeds")
-        if kwargs.get("output_attentions"):
-            raise ValueError("output_attentions=True: attention weights are not kept")
+        check_inputs(input_ids, inputs_embeds, kwargs)
         embedded = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         x = self.word_embeddings_layernorm(embedded)
-        use_cache = self.config.use_cache if use_cache is None else use_cache
-        if document_ids is not None or (self.gradient_checkpointing and self.training):
-            use_cache, past_key_values = False, None
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+        past_key_values = settle_cache(self, past_key_values, use_cache, document_ids)
         attend = build_attend(
             self.config._attn_implementation,
             x,

@@ -1,4 +1,4 @@
-"""The outer model of the networks that are written here: a decoder, a head, and the loss on request.
+"""What the networks that are written here share around their layers: arguments, cache, head, loss.
 
 Shapes: B batch, T new tokens, C hidden, V vocabulary.
 """
@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import Cache
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
@@ -73,3 +74,21 @@ def kept_positions(hidden: Tensor, logits_to_keep: int | Tensor) -> Tensor:
     if logits_to_keep.dtype == torch.bool:
         return hidden[logits_to_keep]
     return hidden.take_along_dim(logits_to_keep[..., None], dim=1)
+
+
+def check_inputs(input_ids: Tensor | None, inputs_embeds: Tensor | None, more: dict[str, Any]) -> None:
+    """Raises ValueError for both or neither of the inputs, or where attention weights are asked for."""
+    if (input_ids is None) == (inputs_embeds is None):
+        raise ValueError("give either input_ids or inputs_embeds")
+    if more.get("output_attentions"):
+        raise ValueError("output_attentions=True: attention weights are not kept")
+
+
+def settle_cache(
+    decoder: PreTrainedModel, given: Cache | None, use_cache: bool | None, document_ids: Tensor | None
+) -> Cache | None:
+    """The cache that a forward fills: the given one, a new one, or none, as for packed or recomputed rows."""
+    if document_ids is not None or (decoder.gradient_checkpointing and decoder.training):
+        return None
+    wanted = decoder.config.use_cache if use_cache is None else use_cache
+    return DynamicCache(config=decoder.config) if wanted and given is None else given

@@ -210,7 +210,7 @@ def test_a_random_head_and_embedding_are_initialised_as_transformers_does():
     ("arguments", "message"),
     [
         ({}, "give either input_ids or inputs_embeds"),
-        ({"input_ids": torch.ones(1, 2).long(), "output_attentions": True}, "does not keep its attention"),
+        ({"input_ids": torch.ones(1, 2).long(), "output_attentions": True}, "attention weights are not kept"),
     ],
 )
 def test_arguments_that_cannot_be_served_are_refused(arguments, message):
