@@ -135,9 +135,8 @@ def _load_base(config: Config, for_training: bool) -> PreTrainedModel:
     network = build_network_config(config.model)
     attention = choose_attention(config, network, for_training)
     if folder is None:
-        model = _build_random(config, network, attention, for_training)
-    else:
-        model = _load_folder(config, folder, network, attention, for_training)
+        return _build_random(config, network, attention, for_training)
+    model = _load_folder(config, folder, network, attention, for_training)
     if config.model.resize_embeddings:
         _resize_embeddings(model, config)
     return model

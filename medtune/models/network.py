@@ -206,10 +206,13 @@ def _tokenizer_settings(
 
 def _check_vocabulary(model: ModelConfig, network: PreTrainedConfig, num_tokens: int) -> None:
     """Raises ConfigError when the tokenizer makes ids that the embedding has, and gets, no row for."""
-    if num_tokens <= network.vocab_size or model.resize_embeddings:
+    is_drawn = model.init == "random"
+    if num_tokens <= network.vocab_size or (model.resize_embeddings and not is_drawn):
         return
+    remedy = "set model.resize_embeddings=true to train rows for the others"
+    if is_drawn and model.vocab_size is not None:
+        remedy = f"leave model.vocab_size={model.vocab_size} out"
     raise ConfigError(
         f"the tokenizer ({model.tokenizer or model.path}) has {num_tokens} tokens, but the embedding has "
-        f"{network.vocab_size} rows; use the model's own tokenizer, or set model.resize_embeddings=true to "
-        "train rows for the others"
+        f"{network.vocab_size} rows; use the model's own tokenizer, or {remedy}"
     )

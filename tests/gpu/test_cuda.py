@@ -84,7 +84,7 @@ def row():
 @pytest.fixture(params=["sdpa", "flex_attention", "flash_attention_2"])
 def attention(request, dtype):
     if request.param == "flash_attention_2":
-        pytest.importorskip("flash_attn")
+        pytest.importorskip("flash_attn", reason="flash_attn has to be built for the machine")
         if dtype == torch.float32:
             pytest.skip("flash_attn computes in half precision only")
     return request.param
@@ -147,7 +147,7 @@ def test_every_kernel_gives_the_gradients_of_sdpa(network, dtype, attention, row
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_ligers_loss_is_the_chunked_one(tied):
-    pytest.importorskip("liger_kernel")
+    pytest.importorskip("liger_kernel", reason="of the extra gpu, which is not installed")
     sizes = {**SIZES, "num_key_value_heads": 2, "tie_word_embeddings": tied}
     model = build(AutoConfig.for_model("llama", **sizes), torch.float32).train()
     ids = torch.randint(1, SIZES["vocab_size"], (2, 24), device="cuda")
@@ -169,7 +169,7 @@ def test_ligers_loss_is_the_chunked_one(tied):
 
 
 def test_ligers_layers_answer_as_transformers_own():
-    pytest.importorskip("liger_kernel")
+    pytest.importorskip("liger_kernel", reason="of the extra gpu, which is not installed")
     sizes = {**SIZES, "num_key_value_heads": 2, "max_position_embeddings": 64}
     model = build(AutoConfig.for_model("qwen3", **sizes, head_dim=16), torch.float32).eval()
     ids = torch.randint(1, SIZES["vocab_size"], (2, 24), device="cuda")

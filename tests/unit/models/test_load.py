@@ -486,6 +486,15 @@ def test_random_weights_have_rows_for_a_larger_tokenizer_from_the_start(random):
     assert load_model(config, for_training=True).config.vocab_size == 128
 
 
+@pytest.mark.parametrize("resize", [False, True])
+def test_a_typed_vocabulary_that_is_too_small_is_refused_whatever_may_be_resized(random, resize):
+    config = random(model_type="llama", vocab_size=20, resize_embeddings=resize)
+    with pytest.raises(
+        ConfigError, match="has 20 rows; use the model's own .*, or leave model.vocab_size=20 out"
+    ):
+        load_model(config, for_training=True)
+
+
 @pytest.mark.parametrize("keys", [{"hidden_size": 32}, {"attention_dropout": 0.1}])
 def test_auto_leaves_flex_attention_where_it_cannot_run(monkeypatch, keys):
     """Heads of 8 numbers, and dropout on the attention weights."""
