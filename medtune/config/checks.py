@@ -10,12 +10,14 @@ from medtune.config.load import show
 from medtune.config.nodes import node_problems
 from medtune.config.paths import path_problems
 from medtune.config.schema import GPU_ATTENTION, Config
+from medtune.config.suggest import did_you_mean, nearest
 from medtune.config.templates import template_problems
 
 Rule = Callable[[Config], Iterable[str]]
 
 INFINITY = float("inf")
 # Tasks that divide their work over devices; the others run in one process.
+ROPE_TYPES = ("linear", "dynamic", "yarn", "longrope", "llama3")
 TASKS_OF_MANY = ("train", "generate", "evaluate")
 
 
@@ -73,9 +75,20 @@ RANGES = (
     Range("optim.lr", 0, INFINITY, below=True),
     Range("optim.eps", 0),
     Range("optim.weight_decay", 0),
+    Range("optim.layer_lr_decay", 0, 1, above=True),
+    Range("optim.embedding_lr", 0, INFINITY, below=True),
+    Range("optim.lora_plus_ratio", 0, above=True),
+    Range("optim.rank", 1),
+    Range("optim.update_interval", 1),
+    Range("optim.scale", 0, above=True),
     Range("schedule.warmup_ratio", 0, 1),
     Range("schedule.warmup_steps", 0),
     Range("schedule.min_lr_ratio", 0, 1),
+    Range("schedule.decay_ratio", 0, 1),
+    Range("schedule.decay_steps", 0),
+    Range("loss.label_smoothing", 0, 1, below=True),
+    Range("loss.z_loss", 0),
+    Range("loss.neftune_alpha", 0),
     Range("trainer.devices", 1),
     Range("trainer.max_steps", 1),
     Range("trainer.max_epochs", 0, above=True),
@@ -223,10 +236,25 @@ def kernel_problems(config: Config) -> Iterator[str]:
 
 
 def dtype_problems(config: Config) -> Iterator[str]:
-    """A frozen base in float16 below products in bfloat16, which autocast cannot mix."""
-    mixes = config.adapter.name != "none" and config.trainer.precision == "bf16-mixed"
-    if config.task == "train" and mixes and config.model.dtype == "float16":
-        yield "model.dtype=float16 does not go with trainer.precision=bf16-mixed; set model.dtype=bfloat16"
+    """A frozen base in one half precision below products in the other, which autocast cannot mix."""
+    model, precision = config.model, config.trainer.precision
+    other = {"bf16-mixed": "float16", "16-mixed": "bfloat16"}.get(precision)
+    if config.task == "train" and config.adapter.name != "none" and model.dtype == other:
+        right = "bfloat16" if other == "float16" else "float16"
+        yield f"model.dtype={other} does not go with trainer.precision={precision}; set model.dtype={right}"
+
+
+def rope_problems(config: Config) -> Iterator[str]:
+    """A stretching of rotary positions that transformers does not have, or that says nothing."""
+    scaling = config.model.rope_scaling
+    if not scaling:
+        return
+    kind, factor = scaling.get("rope_type"), scaling.get("factor")
+    if kind not in ROPE_TYPES:
+        meant = did_you_mean(nearest(str(kind), ROPE_TYPES))
+        yield f"model.rope_scaling.rope_type={show(kind)} is none of {', '.join(ROPE_TYPES)}{meant}"
+    if type(factor) not in (int, float) or not 1 <= float(str(factor)) < INFINITY:
+        yield f"model.rope_scaling.factor={show(factor)} must be at least 1: the new context by the old one"
 
 
 def embedding_problems(config: Config) -> Iterator[str]:
@@ -259,6 +287,7 @@ RULES: tuple[Rule, ...] = (
     model_problems,
     kernel_problems,
     dtype_problems,
+    rope_problems,
     embedding_problems,
     template_rules,
     resume_problems,

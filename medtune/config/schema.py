@@ -42,7 +42,7 @@ class ModelConfig:
     ``model.path``. Needed with ``model.init=random`` when there is no ``model.path``."""
     dtype: str = choice("auto", "float32", "bfloat16", "float16")
     """Type of weights that are not trained: a model that only answers, or the base under an adapter with
-    ``trainer.precision=bf16-mixed`` (the others hold everything in their own type). ``auto``: as the files
+    a mixed ``trainer.precision`` (the others hold everything in their own type). ``auto``: as the files
     have them. Weights that are trained are float32, or bfloat16 with bf16-true."""
     attention: str = choice("auto", "sdpa", "eager", *GPU_ATTENTION)
     """Attention implementation, as transformers names them. ``auto``: on a GPU, for packed rows or ALiBi,
@@ -79,6 +79,10 @@ class ModelConfig:
     positions (7B layout), its absence ALiBi (13B layout)."""
     tie_word_embeddings: bool | None = None
     """Share the embedding with the output head."""
+    rope_scaling: dict[str, Any] = field(default_factory=dict)
+    """Stretches rotary positions beyond the model's context, as transformers names it:
+    ``{rope_type: linear, factor: 2}``, or dynamic, yarn, llama3, longrope with their keys. Empty: as the
+    files say."""
 
 
 @dataclass
@@ -106,7 +110,7 @@ class QuantizationConfig:
     double_quant: bool = True
     """nf4: quantise the quantisation constants too."""
     compute_dtype: str = choice("auto", "float32", "bfloat16", "float16")
-    """nf4: type of the products. ``auto``: bfloat16 with a bf16 precision, else float32."""
+    """nf4: type of the products. ``auto``: as ``trainer.precision`` has them."""
 
 
 @dataclass
@@ -325,30 +329,71 @@ class TemplateConfig:
 class OptimConfig:
     """The optimizer."""
 
-    name: str = choice("adamw", "sgd")
-    """``adamw``: fused where torch has it; ``sgd``: plain gradient descent, for parity checks."""
+    name: str = choice(
+        *("adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "adafactor", "lion", "lion_8bit"),
+        *("galore", "apollo", "sgd"),
+    )
+    """``adamw``: torch's, fused; ``adamw_8bit``: bitsandbytes', its state in 8 bits (arXiv:2110.02861);
+    ``paged_``: the state moves to main memory when the GPU's is full; ``adafactor``: a sum per row and column
+    in place of the second moment (arXiv:1804.04235); ``lion``: the sign of one momentum (arXiv:2302.06675);
+    ``galore`` (arXiv:2403.03507), ``apollo`` (arXiv:2412.05270): AdamW's state in a subspace of ``rank``;
+    ``sgd``: plain gradient descent, for parity checks."""
     lr: float = 2e-5
     """Peak learning rate."""
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
-    """AdamW's decay rates of the first and second moment."""
+    """Decay rates of the first and second moment (lion: of the update and of the momentum)."""
     eps: float = 1e-8
-    """AdamW's floor under the second moment's root."""
+    """Floor under the second moment's root."""
     weight_decay: float = 0.0
-    """Decoupled weight decay; never on norms and biases."""
+    """Decoupled weight decay; never on embeddings, norms and biases."""
+    layer_lr_decay: float = 1.0
+    """The learning rate of each decoder layer is that of the layer above times this (arXiv:2003.10555); the
+    embedding lies below all. 1: the same everywhere."""
+    embedding_lr: float | None = None
+    """Peak learning rate of embedding and output head, such as one for new rows. null: ``optim.lr``."""
+    lora_plus_ratio: float | None = None
+    """LoRA+ (arXiv:2402.12354): the B matrices learn at so many times the rate of the A matrices. null: 1."""
+    rank: int = 128
+    """galore, apollo: dimensions of the subspace."""
+    update_interval: int = 200
+    """galore, apollo: steps between two choices of the subspace."""
+    scale: float = 0.25
+    """galore, apollo: factor of the update of projected matrices."""
 
 
 @dataclass
 class ScheduleConfig:
     """Learning rate over the steps."""
 
-    name: str = choice("cosine", "linear", "constant")
-    """Shape after the warm-up."""
+    name: str = choice("cosine", "linear", "constant", "wsd")
+    """Shape after the warm-up. ``wsd``: constant, then a decay over the last steps (arXiv:2404.06395)."""
     warmup_ratio: float = 0.03
     """Share of all steps over which the learning rate rises from 0."""
     warmup_steps: int | None = None
     """Warm-up in steps. null: from ``schedule.warmup_ratio``."""
     min_lr_ratio: float = 0.0
-    """Last learning rate as a share of the peak (cosine and linear)."""
+    """Last learning rate as a share of the peak."""
+    decay_ratio: float = 0.1
+    """wsd: share of all steps over which it decays."""
+    decay_steps: int | None = None
+    """wsd: decay in steps. null: from ``schedule.decay_ratio``."""
+    decay_shape: str = choice("sqrt", "linear", "cosine")
+    """wsd: shape of the decay; ``sqrt`` is 1 - sqrt (arXiv:2405.18392)."""
+
+
+@dataclass
+class LossConfig:
+    """What is minimised beside the cross-entropy of the learned tokens, and noise against overfitting."""
+
+    label_smoothing: float = 0.0
+    """Share of each label's weight that goes to all words alike. ``train/loss`` stays the plain
+    cross-entropy; what is minimised is logged as ``train/objective``."""
+    z_loss: float = 0.0
+    """Weight of the squared log of the softmax's denominator, which keeps logits small
+    (arXiv:2204.02311). 1e-4 is usual; 0: off."""
+    neftune_alpha: float | None = None
+    """NEFTune (arXiv:2310.05914): size of the noise on the embedded tokens of the fit, by each document's
+    length. 5 is usual; null: none."""
 
 
 @dataclass
@@ -361,9 +406,12 @@ class TrainerConfig:
     """Processes on this machine, one per device. null: every visible GPU, or one CPU process."""
     num_nodes: int = 1
     """Machines. More than one needs a launcher for a cluster."""
-    precision: str = choice("32-true", "bf16-mixed", "bf16-true")
+    precision: str = choice("32-true", "bf16-mixed", "bf16-true", "16-mixed")
     """Number format of weights and products, as Lightning names them. ``trainer=default`` sets bf16-mixed,
-    the tiny models 32-true."""
+    the tiny models 32-true. ``16-mixed``: float16 products with a scaled loss, for GPUs without bfloat16."""
+    compile: bool = False
+    """Compile the decoder layers (torch.compile): fewer, larger kernels after a wait of minutes at the start.
+    Rows are padded to ``data.sequence_length``, so that all have one shape."""
     max_steps: int | None = None
     """Optimizer steps. null: from ``trainer.max_epochs``."""
     max_epochs: float | None = None
@@ -496,6 +544,7 @@ class Config:
     template: TemplateConfig = field(default_factory=TemplateConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     strategy: dict[str, Any] = field(default_factory=dict)
     """Open node: ``_target_`` names a builder in medtune.training.strategies, the rest are its arguments.
     Empty: one device, or DDP over several."""

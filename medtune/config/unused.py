@@ -60,7 +60,8 @@ PIECES = tuple(
 # What each task reads, beside the keys that every run has. A section stands for all of its keys.
 READ_BY_TASK = {
     "train": (
-        *("objective", "resume", "model", "adapter", "quantization", *TEXT, "optim", "schedule", "strategy"),
+        *("objective", "resume", "model", "adapter", "quantization", *TEXT, "optim", "schedule", "loss"),
+        "strategy",
         *("trainer", "logger", "callbacks", "launcher", "checkpoint", "eval", *SAMPLING),
         "evaluate.protocol",
     ),
@@ -107,7 +108,31 @@ IDLE = (
         lambda config: config.quantization.name != "nf4",
         lambda config: f"quantization={config.quantization.name}",
     ),
-    Idle(("optim.betas", "optim.eps"), lambda config: config.optim.name == "sgd", lambda config: "optim=sgd"),
+    Idle(
+        ("optim.betas", "optim.eps"),
+        lambda config: config.optim.name in ("sgd", "adafactor"),
+        lambda config: f"optim={config.optim.name}",
+    ),
+    Idle(
+        ("optim.eps",),
+        lambda config: config.optim.name.startswith("lion"),
+        lambda config: f"optim={config.optim.name}",
+    ),
+    Idle(
+        ("optim.rank", "optim.update_interval", "optim.scale"),
+        lambda config: config.optim.name not in ("galore", "apollo"),
+        lambda config: f"optim={config.optim.name}",
+    ),
+    Idle(
+        ("schedule.decay_ratio", "schedule.decay_steps", "schedule.decay_shape"),
+        lambda config: config.schedule.name != "wsd",
+        lambda config: f"schedule={config.schedule.name}",
+    ),
+    Idle(
+        ("schedule.decay_ratio",),
+        lambda config: config.schedule.decay_steps is not None,
+        lambda config: f"schedule.decay_steps={config.schedule.decay_steps}",
+    ),
     Idle(
         ("schedule.min_lr_ratio",),
         lambda config: config.schedule.name == "constant",
@@ -266,7 +291,7 @@ IDLE = (
         ("model.dtype",),
         lambda config: (
             config.task == "train"
-            and (config.adapter.name == "none" or config.trainer.precision != "bf16-mixed")
+            and (config.adapter.name == "none" or not config.trainer.precision.endswith("-mixed"))
             and (config.eval.after_fit is False or not config.data.eval_splits)  # answers are held in it
         ),
         lambda config: f"adapter={config.adapter.name} trainer.precision={config.trainer.precision}",

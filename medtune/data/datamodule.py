@@ -146,10 +146,11 @@ class PackedDataModule(L.LightningDataModule):
         """A loader over the rows of a split in the sampler's order."""
         assert self.corpus is not None
         workers = self.config.data.num_workers
+        width = self.config.data.sequence_length if self.config.trainer.compile else None
         return DataLoader(
             Items(),
             batch_sampler=sampler,
-            collate_fn=Collator(self.splits[name], self.corpus.pad_id),
+            collate_fn=Collator(self.splits[name], self.corpus.pad_id, width),
             num_workers=workers,
             persistent_workers=workers > 0,
         )

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from medtune.generation.sampling import draw_uniforms, penalise_repetition, prompt_seeds, sample
 from medtune.generation.settings import SamplingSettings
+from medtune.models.rope import context_length
 
 if TYPE_CHECKING:  # peft costs seconds to import
     from peft import PeftModel
@@ -65,7 +66,7 @@ class TransformersEngine:
         self.model = model
         self.stop_ids = frozenset(stop_ids)
         self.pad_id = pad_id
-        self.context = context_length(model)
+        self.context = context_length(model.config.get_text_config(decoder=True))
 
     @classmethod
     def from_tokenizer(
@@ -235,13 +236,6 @@ class _Decoding:
         if self.uniforms is None:
             return logits.argmax(-1)
         return sample(logits, self.uniforms[:, self.steps], self.settings)
-
-
-def context_length(model: "PreTrainedModel | PeftModel") -> int | None:
-    """Most tokens the model was made for. None: its configuration does not say."""
-    config = model.config.get_text_config(decoder=True)
-    # Baichuan-13B writes model_max_length only.
-    return getattr(config, "max_position_embeddings", None) or getattr(config, "model_max_length", None)
 
 
 def length_sorted_batches(

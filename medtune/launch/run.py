@@ -19,6 +19,7 @@ from medtune.runtime.errors import ConfigError
 from medtune.runtime.families import packing_refusal
 from medtune.runtime.hardware import cpu_cores, visible_gpus
 from medtune.runtime.record import RunFolder, merge_json
+from medtune.training.limits import training_problems
 from medtune.training.strategies import strategy_problems
 
 
@@ -44,7 +45,7 @@ def family_of(config: Config) -> str | None:
 
 
 # Rules that the layers below keep beside what they are about.
-RULES: tuple[Rule, ...] = (strategy_problems, packing_problems)
+RULES: tuple[Rule, ...] = (strategy_problems, packing_problems, training_problems)
 
 # Who starts the ranks, by launcher.name. Each runs the worker on a written run folder to its end and gives
 # the exit codes by rank and the signal that the launcher got. One for a cluster goes here, beside local.py.

@@ -22,6 +22,7 @@ from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from medtune.models.native_attention import Attend, alibi_slopes, build_attend
 from medtune.models.native_causal_lm import NativeCausalLM, check_inputs, settle_cache
@@ -60,6 +61,7 @@ class BaichuanConfig(PreTrainedConfig):
     tie_word_embeddings: bool = False
     norm_head: bool | None = None
     z_loss_weight: float | None = None
+    rope_parameters: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Derives ``norm_head`` and refuses what no Baichuan model has."""
@@ -84,6 +86,8 @@ class BaichuanConfig(PreTrainedConfig):
         """
         optional = ("max_position_embeddings", "model_max_length", "z_loss_weight")
         values = {k: v for k, v in super().to_dict().items() if v is not None or k not in optional}
+        if (values.get("rope_parameters") or {}).get("rope_type", "default") == "default":
+            values.pop("rope_parameters", None)
         if values.pop("had_checkpointing_key", False):
             values["gradient_checkpointing"] = False
         if self.uses_rotary_positions and not self.norm_head and values.get("architectures"):
@@ -101,12 +105,24 @@ class BaichuanConfig(PreTrainedConfig):
         return self.max_position_embeddings is not None
 
 
-def rotary_angles(position_ids: Tensor, head_size: int) -> Rotary:
+def rotary_angles(position_ids: Tensor, config: BaichuanConfig) -> Rotary:
     """Cosine and sine of the rotation (arXiv:2104.09864), fp32 [B, 1, T, D], in the half-and-half layout."""
-    exponents = torch.arange(0, head_size, 2, device=position_ids.device, dtype=torch.float32) / head_size
-    angles = position_ids[:, None, :, None].float() * ROPE_THETA**-exponents
+    frequencies, scale = rotary_frequencies(position_ids, config)
+    angles = position_ids[:, None, :, None].float() * frequencies
     angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos(), angles.sin()
+    return angles.cos() * scale, angles.sin() * scale
+
+
+def rotary_frequencies(position_ids: Tensor, config: BaichuanConfig) -> tuple[Tensor, float]:
+    """The angle per position of each pair of a head's numbers, fp32 [D / 2], and a factor for both."""
+    kind = (config.rope_parameters or {}).get("rope_type", "default")
+    if kind != "default":
+        # These two go by the length of the longest row; of the others nobody has to wait for a device.
+        length = int(position_ids.max()) + 1 if kind in ("dynamic", "longrope") else None
+        return ROPE_INIT_FUNCTIONS[kind](config, position_ids.device, length)
+    head_size = config.hidden_size // config.num_attention_heads
+    exponents = torch.arange(0, head_size, 2, device=position_ids.device, dtype=torch.float32) / head_size
+    return ROPE_THETA**-exponents, 1.0
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -295,7 +311,7 @@ class BaichuanModel(BaichuanPreTrainedModel):
             return None
         if position_ids is None:
             position_ids = torch.arange(past, past + x.shape[1], device=x.device)[None]
-        return rotary_angles(position_ids, self.config.hidden_size // self.config.num_attention_heads)
+        return rotary_angles(position_ids, self.config)
 
 
 class BaichuanForCausalLM(NativeCausalLM, BaichuanPreTrainedModel, GenerationMixin):

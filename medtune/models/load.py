@@ -29,9 +29,10 @@ from medtune.models.network import (
 )
 from medtune.models.placing import answering_types, is_drawn, place_whole, prepare_for, training_types
 from medtune.models.quantize import keep_exact_on_cpu, local_device, quantization_arguments
+from medtune.models.rope import context_length, independent_length
 from medtune.models.tokenizers import load_tokenizer
 from medtune.runtime.errors import ConfigError
-from medtune.runtime.families import NATIVE_FAMILIES, packing_refusal
+from medtune.runtime.families import FLOAT16_OVERFLOWS, NATIVE_FAMILIES, float16_refusal, packing_refusal
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -113,6 +114,7 @@ def _adapted(
 def _model_in(model: ModelConfig, folder: Path) -> ModelConfig:
     """``model`` with everything that the files of ``folder`` decide taken from there."""
     unset: dict[str, Any] = dict.fromkeys((*NETWORK_KEYS, "model_type", "revision"))
+    unset["rope_scaling"] = {}
     tokenizer = None if has_tokenizer(folder) else model.tokenizer or model.path
     return replace(model, **unset, path=str(folder), init="pretrained", tokenizer=tokenizer)
 
@@ -164,6 +166,13 @@ def embedding_rows(model: Any) -> int:
     return int(model.get_input_embeddings().num_embeddings)
 
 
+def _check_float16(config: Config, network: PreTrainedConfig) -> None:
+    """Raises ConfigError for a family that overflows the type of the products."""
+    reason = FLOAT16_OVERFLOWS.get(network.model_type)
+    if config.trainer.precision == "16-mixed" and reason is not None:
+        raise ConfigError(float16_refusal(network.model_type, reason))
+
+
 def _check_packing(config: Config, network: PreTrainedConfig) -> None:
     """Raises ConfigError where packed rows would be computed otherwise than their documents alone."""
     if config.data.packing == "none":
@@ -179,9 +188,23 @@ def _check_packing(config: Config, network: PreTrainedConfig) -> None:
         raise ConfigError(refusal)
 
 
+def _check_rotation(config: Config, network: PreTrainedConfig) -> None:
+    """Raises ConfigError where a document would be rotated by the length of another one in its batch."""
+    limit, data = independent_length(network), config.data
+    if limit is None or data.sequence_length <= limit:
+        return
+    if data.packing != "none" or data.micro_batch_size != 1:
+        raise ConfigError(
+            f"rope_type={network.rope_parameters['rope_type']} chooses the frequencies of a whole batch by "
+            f"its longest row, once that is longer than {limit} tokens, so documents would change with what "
+            "lies beside them; set data.packing=none and data.micro_batch_size=1, or data.sequence_length="
+            f"{limit}, or take model.rope_scaling.rope_type=yarn or linear"
+        )
+
+
 def _warn_of_short_context(config: Config, network: PreTrainedConfig) -> None:
     """Says before the fit, not after it, that documents may be longer than the model can take."""
-    context, length = getattr(network, "max_position_embeddings", None), config.data.sequence_length
+    context, length = context_length(network), config.data.sequence_length
     if context is not None and length > context:
         logger.warning(
             "warning: data.sequence_length=%d is longer than the model's context of %d tokens; a document "
@@ -303,7 +326,9 @@ def _prepare_training(model: PreTrainedModel, config: Config) -> None:
         raise ConfigError(
             f"quantization={config.quantization.name} freezes every weight; train with adapter=lora"
         )
+    _check_float16(config, model.config)
     _check_packing(config, model.config)
+    _check_rotation(config, model.config)
     _warn_of_short_context(config, model.config)
     checkpointing = config.model.gradient_checkpointing
     if checkpointing is None:

@@ -13,6 +13,7 @@ from medtune.config.schema import ModelConfig
 from medtune.models.baichuan import BaichuanForCausalLM
 from medtune.models.bloom import BloomForCausalLM
 from medtune.models.folders import find_folder, read_settings
+from medtune.models.rope import stretch_positions
 from medtune.models.tokenizers import load_tokenizer
 from medtune.runtime.errors import ConfigError
 
@@ -81,6 +82,8 @@ def build_network_config(model: ModelConfig) -> PreTrainedConfig:
             settings.setdefault("num_key_value_heads", given["num_attention_heads"])
         network = AutoConfig.for_model(model_type, **(settings | _own_names(model_type, given)))
     _check_vocabulary(model, network, len(tokenizer))
+    if model.rope_scaling:
+        stretch_positions(network, model.rope_scaling)
     return network
 
 

@@ -20,6 +20,13 @@ Prepare = Callable[[nn.Module], None]
 """Gives the weights of a part their values and types, before a strategy places it."""
 
 META = torch.device("meta")
+PRODUCTS = {
+    "32-true": torch.float32,
+    "bf16-mixed": torch.bfloat16,
+    "bf16-true": torch.bfloat16,
+    "16-mixed": torch.float16,
+}
+"""In what the matrix products of a fit are computed, by ``trainer.precision``."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ def training_types(config: Config, stored: torch.dtype) -> WeightTypes:
     """The types for a fit.
 
     Args:
-        config: Its precision decides; under bf16-mixed ``model.dtype`` decides for frozen weights.
+        config: Its precision decides; under a mixed one ``model.dtype`` decides for frozen weights.
         stored: Of the files, or of the network as built.
     """
     if config.trainer.precision == "32-true":
@@ -43,8 +50,9 @@ def training_types(config: Config, stored: torch.dtype) -> WeightTypes:
         return WeightTypes(torch.bfloat16, torch.bfloat16)
     if config.model.dtype != "auto":
         return WeightTypes(torch.float32, getattr(torch, config.model.dtype))
-    # The products are bfloat16 in either case.
-    return WeightTypes(torch.float32, torch.bfloat16 if stored == torch.float16 else stored)
+    # The products are of that type in either case, and autocast cannot mix the two halves.
+    half = PRODUCTS[config.trainer.precision]
+    return WeightTypes(torch.float32, stored if stored == torch.float32 else half)
 
 
 def answering_types(config: Config, stored: torch.dtype) -> WeightTypes:

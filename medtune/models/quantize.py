@@ -7,6 +7,7 @@ import torch
 from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
 from medtune.config.schema import Config
+from medtune.models.placing import PRODUCTS
 from medtune.runtime.errors import ConfigError
 
 # The 4-bit kernels of the CPU take matrices of these multiples only; every published network has them.
@@ -75,7 +76,7 @@ def compute_dtype(config: Config) -> torch.dtype:
     """Type of the 4-bit products."""
     name = config.quantization.compute_dtype
     if name == "auto":
-        name = "bfloat16" if config.trainer.precision.startswith("bf16") else "float32"
+        return PRODUCTS[config.trainer.precision]
     dtype: torch.dtype = getattr(torch, name)
     return dtype
 

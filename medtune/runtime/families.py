@@ -1,4 +1,4 @@
-"""Which model families keep packed documents apart. Imports nothing, so that the launcher may ask."""
+"""What is known of model families: packing, heads, float16. Imports nothing; the launcher may ask."""
 
 NATIVE_FAMILIES = ("baichuan", "bloom")
 """Families whose networks are written here and take ``document_ids``."""
@@ -15,6 +15,17 @@ KNOWN_LEAKS = {
 }
 
 
+FLOAT16_OVERFLOWS = {
+    "baichuan": "its activations pass float16's 65,504, and the loss turns to 0 or nan (LLaMA-Factory#910)",
+    "gemma": "its activations pass float16's 65,504 (it was trained in bfloat16)",
+    "gemma2": "its activations pass float16's 65,504 (it was trained in bfloat16)",
+    "gemma3_text": "its activations pass float16's 65,504 (it was trained in bfloat16)",
+    "qwen2": "its attention logits pass float16's 65,504 (it was trained in bfloat16)",
+    "t5": "its feed-forward activations pass float16's 65,504 (it was trained in bfloat16)",
+}
+"""Families that are known to overflow float16, and how."""
+
+
 def packing_refusal(model_type: str) -> str | None:
     """Why ``model_type`` must not be trained on packed rows; None where it may.
 
@@ -27,3 +38,8 @@ def packing_refusal(model_type: str) -> str | None:
         f"model_type={model_type} cannot train on packed rows: {reason}; set data.packing=none "
         f"(packing is safe for {', '.join(SAFE_FAMILIES)})"
     )
+
+
+def float16_refusal(family: str, reason: str) -> str:
+    """Why a family is not trained in float16; the settings may not name the family, then its files do."""
+    return f"trainer.precision=16-mixed with model_type={family}: {reason}; set trainer.precision=bf16-mixed"

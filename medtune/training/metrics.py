@@ -122,14 +122,16 @@ class Metrics(L.Callback):
         """
         if not self._window_tokens and not self._window_learned:
             return
-        sums = torch.tensor([0.0, self._window_tokens], dtype=torch.float64, device=module.device)
+        sums = torch.tensor([0.0, 0.0, self._window_tokens], dtype=torch.float64, device=module.device)
         sums[0] += module.step_sum
+        sums[1] += module.step_cross_entropy
         sums = torch.cat([sums, module.step_sources.to_tensor(module.device)])
-        ce_sum, tokens, *by_source = trainer.strategy.reduce(sums, reduce_op="sum").tolist()
-        if not math.isfinite(ce_sum):
+        minimised, ce_sum, tokens, *by_source = trainer.strategy.reduce(sums, reduce_op="sum").tolist()
+        if not math.isfinite(minimised):
             raise NonFiniteLossError(
                 non_finite_message(module.seen_rows, trainer.global_step, self.describe_row)
             )
+        ce_sum = minimised if module.objective.is_plain else ce_sum
         seconds, learned = self.watch.lap(), self._window_learned
         self.tokens += int(tokens)
         self.learned_tokens += learned
@@ -138,6 +140,7 @@ class Metrics(L.Callback):
         self._recent.append((ce_sum, learned))
         self.last = {
             "train/loss": ce_sum / max(1, learned),
+            **({} if module.objective.is_plain else {"train/objective": minimised / max(1, learned)}),
             **module.step_sources.means("train/loss", by_source),
             "train/lr": module.learning_rate_of(trainer.global_step),
             "train/grad_norm": gradient_norm(trainer, module),
@@ -147,7 +150,7 @@ class Metrics(L.Callback):
         self.write(trainer, self.last)
 
     def _clear(self, module: LanguageModelModule) -> None:
-        module.step_sum = 0.0
+        module.step_sum = module.step_cross_entropy = 0.0
         module.step_sources.clear()
         module.seen_rows.clear()
         self._window_tokens = self._window_learned = 0
@@ -199,11 +202,12 @@ def non_finite_message(
 ) -> str:
     """Says where the first bad loss was seen on this rank."""
     for seen in seen_rows:
-        if not bool(torch.isfinite(seen.ce_sum)):
+        if not bool(torch.isfinite(seen.loss_sum)):
             return (
-                f"step {seen.step}: the loss is {float(seen.ce_sum)} on {name_rows(seen, describe_row)} of "
+                f"step {seen.step}: the loss is {float(seen.loss_sum)} on {name_rows(seen, describe_row)} of "
                 "the training split; the last checkpoint is untouched. Lower optim.lr, lengthen "
-                "schedule.warmup_steps, set trainer.gradient_clip_norm=1.0, or look at those rows"
+                "schedule.warmup_steps, set trainer.gradient_clip_norm=1.0 (and with 16-mixed "
+                "trainer.precision=bf16-mixed), or look at those rows"
             )
     return f"step {step} or one just before it: the loss is not finite on another rank; see that rank's log"
 

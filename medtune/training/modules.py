@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import lightning.pytorch as L
@@ -13,10 +14,12 @@ from medtune.config.schema import Config
 from medtune.models.attention import attention_inputs
 from medtune.models.fused import use_fused_kernels, use_fused_layers
 from medtune.models.load import is_quantized, load_model
-from medtune.models.placing import base_model, place_whole, prepare_for
+from medtune.models.placing import PRODUCTS, base_model, decoder_layers, place_whole, prepare_for
 from medtune.runtime.families import NATIVE_FAMILIES
 from medtune.training import losses
-from medtune.training.optim import build_optimizer, build_schedule, learning_rate_factor
+from medtune.training.embedding_noise import EmbeddingNoise
+from medtune.training.optim import build_optimizer
+from medtune.training.schedule import build_schedule, learning_rate_factor
 from medtune.training.source_losses import SourceSums
 from medtune.training.token_losses import TokenLosses
 
@@ -29,7 +32,7 @@ class SeenRows(NamedTuple):
     step: int
     epoch: int
     rows: list[int]
-    ce_sum: Tensor
+    loss_sum: Tensor
 
 
 class LanguageModelModule(L.LightningModule):
@@ -61,7 +64,10 @@ class LanguageModelModule(L.LightningModule):
         self.token_losses: Any = None  # made with the model
         # An adapter's checkpoint leaves the frozen base out, so loading cannot insist on every key.
         self.strict_loading = config.adapter.name == "none"
-        self.step_sum: Tensor | float = 0.0
+        self.objective = losses.Objective(config.loss.label_smoothing, config.loss.z_loss)
+        self.embedding_noise: EmbeddingNoise | None = None  # made with the model
+        self.step_sum: Tensor | float = 0.0  # of what is minimised
+        self.step_cross_entropy: Tensor | float = 0.0  # where that is something else
         names = source_names if len(source_names) > 1 else ()
         self.step_sources = SourceSums(names)
         self.val_sums: Tensor | None = None
@@ -83,7 +89,12 @@ class LanguageModelModule(L.LightningModule):
         check_takes_documents(base_model(model))
         if use_fused_kernels(self.config):
             use_fused_layers(base_model(model))
-        self.token_losses = TokenLosses(model, fused=use_fused_kernels(self.config))
+        if self.config.trainer.compile:
+            for layer in decoder_layers(model):
+                layer.compile(dynamic=False)
+        self.token_losses = TokenLosses(model, use_fused_kernels(self.config), self.objective)
+        if self.config.loss.neftune_alpha is not None:
+            self.embedding_noise = EmbeddingNoise(model, self.config.loss.neftune_alpha)
         prepare = prepare_for(model, self.config, for_training=True)
         place = getattr(strategy, "place_model", None)
         if place is not None:
@@ -106,21 +117,24 @@ class LanguageModelModule(L.LightningModule):
         return {"input_ids": batch["input_ids"], **inputs}
 
     def _attention_dtype(self) -> torch.dtype:
-        precision = self.config.trainer.precision
-        return torch.float32 if precision == "32-true" else torch.bfloat16
+        return PRODUCTS[self.config.trainer.precision]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One micro batch; its loss is scaled so that the step's gradients are those of the definition."""
         by_source = bool(self.step_sources.names)
-        token_losses = self.token_losses(self.network_inputs(batch), batch, apart=by_source)
+        with self.embedding_noise.on(batch["document_ids"]) if self.embedding_noise else nullcontext():
+            found = self.token_losses(self.network_inputs(batch), batch, apart=by_source, training=True)
+        token_losses, terms = (found, found) if self.objective.is_plain else found
         if by_source:
             self.step_sources.add(token_losses, batch)
-        ce_sum = token_losses.sum()
-        self.step_sum = self.step_sum + ce_sum.detach()
+        minimised = terms.sum()
+        self.step_sum = self.step_sum + minimised.detach()
+        if not self.objective.is_plain:
+            self.step_cross_entropy = self.step_cross_entropy + token_losses.sum()
         step = self.trainer.global_step + 1
-        self.seen_rows.append(SeenRows(step, batch["epoch"], batch["rows"], ce_sum.detach()))
+        self.seen_rows.append(SeenRows(step, batch["epoch"], batch["rows"], minimised.detach()))
         return losses.step_loss(
-            ce_sum, batch["step_tokens"], self.trainer.world_size, self.trainer.accumulate_grad_batches
+            minimised, batch["step_tokens"], self.trainer.world_size, self.trainer.accumulate_grad_batches
         )
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -166,7 +180,9 @@ class LanguageModelModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer, and the schedule stepped with every update."""
-        optimizer = build_optimizer(self.model, self.config.optim)
+        # Loss scaling has to see the gradients before the update, which the fused one scales back itself.
+        fused = self.config.trainer.precision != "16-mixed"
+        optimizer = build_optimizer(self.model, self.config.optim, fused)
         schedule = build_schedule(optimizer, self.config.schedule, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -21,8 +21,13 @@ from torch.utils.checkpoint import checkpoint
 from medtune.models.fused import fused_cross_entropy
 from medtune.runtime.families import PLAIN_HEADS
 from medtune.training import losses
+from medtune.training.losses import Objective
 
 LOGITS_AT_ONCE = 2**26  # numbers; 256 MB in float32
+PLAIN = Objective()
+
+SecondRow = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Of logits [N, V], labels [N] and their losses [N], something for each: float32 [N]."""
 
 
 class TokenLosses:
@@ -33,12 +38,14 @@ class TokenLosses:
             head works in chunks; another's logits are made whole, of the columns that the network lets one
             choose.
         fused: Use Liger's kernel for the loss where it can serve.
+        objective: What training minimises.
     """
 
-    def __init__(self, model: Any, fused: bool = False) -> None:
+    def __init__(self, model: Any, fused: bool = False, objective: Objective = PLAIN) -> None:
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.model = model
         self.fused = fused
+        self.objective = objective
         self.takes_columns = "logits_to_keep" in inspect.signature(base.forward).parameters
         self.head: nn.Module | None = None
         if base.config.model_type in PLAIN_HEADS and self.takes_columns:
@@ -52,6 +59,7 @@ class TokenLosses:
         *,
         apart: bool = False,
         correct: bool = False,
+        training: bool = False,
     ) -> Tensor:
         """Runs the network on one micro batch.
 
@@ -61,10 +69,16 @@ class TokenLosses:
             apart: The terms are wanted one by one. Else they may come added up, which is all that fused
                 kernels can do.
             correct: Also tell which labels are the likeliest token.
+            training: Also give the terms of the objective, where it is not the cross-entropy itself; only
+                they have a gradient then.
 
         Returns:
-            float32 [N], or [1] when added up; with ``correct`` [2, N], the second row 1 where it is.
+            float32 [N], or [1] when added up; with ``correct`` [2, N], the second row 1 where it is; the
+            objective too is a second row.
         """
+        second: SecondRow | None = likeliest if correct else None
+        if training and not self.objective.is_plain:
+            second = self.objective.terms
         if self.takes_columns:
             inputs = {**inputs, "logits_to_keep": batch["columns"]}
         labels = batch["next_labels"]
@@ -72,30 +86,34 @@ class TokenLosses:
             logits: Tensor = self.model(**inputs).logits
             if not self.takes_columns:
                 logits = logits[:, batch["columns"]]
-            return scores(chosen(logits, batch["learned"]), labels, correct)
+            return scores(chosen(logits, batch["learned"]), labels, second)
 
         def compute(project: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
             assert self.head is not None
             hidden = chosen(hidden, batch["learned"])
-            if self.fused and not apart and not correct:
+            if self.fused and not apart and second is None:
                 fused = fused_cross_entropy(self.head, hidden, labels)
                 if fused is not None:
                     return fused
-            return self._in_chunks(project, hidden, labels, correct)
+            return self._in_chunks(project, hidden, labels, second)
 
         with forward_replaced(self.head, compute):
             found: Tensor = self.model(**inputs).logits
         return found
 
     def _in_chunks(
-        self, project: Callable[[Tensor], Tensor], hidden: Tensor, labels: Tensor, correct: bool
+        self,
+        project: Callable[[Tensor], Tensor],
+        hidden: Tensor,
+        labels: Tensor,
+        second: SecondRow | None,
     ) -> Tensor:
         """:func:`scores` of ``hidden`` [N, C], at most ``LOGITS_AT_ONCE`` logits at a time."""
         assert self.head is not None
         chunks = 1 if self._is_gathered_by_call() else -(-len(labels) * self.vocab_size // LOGITS_AT_ONCE)
 
         def score(part: Tensor, wanted: Tensor) -> Tensor:
-            return scores(project(part), wanted, correct)
+            return scores(project(part), wanted, second)
 
         if chunks <= 1:
             return score(hidden, labels)
@@ -122,12 +140,20 @@ def chosen(values: Tensor, learned: Tensor) -> Tensor:
     return values if len(values) == len(learned) else values[learned]
 
 
-def scores(logits: Tensor, labels: Tensor, correct: bool) -> Tensor:
-    """The losses of ``logits`` [N, V], and with ``correct`` which are right; see :class:`TokenLosses`."""
+def scores(logits: Tensor, labels: Tensor, second: SecondRow | None = None) -> Tensor:
+    """The losses of ``logits`` [N, V], and under them the row that ``second`` makes of logits and labels.
+
+    A second row is what the gradient is of, if there is one.
+    """
     token_losses = losses.token_cross_entropy(logits, labels)
-    if not correct:
+    if second is None:
         return token_losses
-    return torch.stack([token_losses, (logits.argmax(dim=-1) == labels).float()])
+    return torch.stack([token_losses.detach(), second(logits, labels, token_losses)])
+
+
+def likeliest(logits: Tensor, labels: Tensor, token_losses: Tensor) -> Tensor:
+    """1 where the label is the likeliest word, else 0."""
+    return (logits.argmax(dim=-1) == labels).float()
 
 
 @contextmanager

@@ -1,12 +1,12 @@
 import logging
-from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import BloomConfig, LlamaConfig, PretrainedConfig
 
-from medtune.generation.engine import TransformersEngine, context_length, eval_mode, length_sorted_batches
+from medtune.generation.engine import TransformersEngine, eval_mode, length_sorted_batches
 from medtune.generation.settings import SamplingSettings
+from medtune.models.rope import context_length
 
 PROMPTS = [[5, 6, 7], [9], [8, 8, 8, 8, 8, 8], [9], [7, 5]]
 
@@ -176,7 +176,7 @@ def test_batches_hold_rows_of_like_length(lengths, limits, batch_tokens, batches
     ],
 )
 def test_the_context_is_read_from_the_models_configuration(model_config, context):
-    assert context_length(SimpleNamespace(config=model_config)) == context
+    assert context_length(model_config) == context
 
 
 def test_the_head_gets_the_last_column_in_one_piece(make_tiny_llama):
