@@ -10,6 +10,7 @@ from medtune.models.adapters import add_adapter
 from medtune.models.network import network_class
 from medtune.runtime.families import PLAIN_HEADS
 from medtune.training import losses, token_losses
+from medtune.training.losses import Objective
 from medtune.training.token_losses import TokenLosses
 from tests.numerics.networks import NETWORKS, SIZES
 
@@ -105,6 +106,35 @@ def test_every_family_with_a_plain_head_is_here():
 def test_losses_and_gradients_are_those_of_the_formula(family, batch, chunk):
     model = build(*(NETWORKS | OTHERS)[family])
     assert_same(ours(model, batch), plain(model, batch))
+
+
+@pytest.mark.parametrize("family", ["llama", "baichuan2_alibi", "gemma2"])
+@pytest.mark.parametrize(
+    "objective",
+    [Objective(label_smoothing=0.1), Objective(z_loss=1e-2), Objective(0.2, 1e-2)],
+    ids=["smoothing", "z_loss", "both"],
+)
+def test_the_objective_is_the_formula_and_the_loss_beside_it_stays_plain(family, objective, batch, chunk):
+    """Label smoothing as torch has it; the z-loss by the definition of PaLM (arXiv:2204.02311, section 5)."""
+    model = build(*(NETWORKS | OTHERS)[family])
+    model.zero_grad()
+    logits = model(input_ids=batch["input_ids"], use_cache=False).logits[:, :-1].float()
+    labels = batch["labels"][:, 1:]
+    logits, labels = logits[labels != IGNORE], labels[labels != IGNORE]
+    smoothed = F.cross_entropy(logits, labels, label_smoothing=objective.label_smoothing, reduction="none")
+    due = smoothed + objective.z_loss * logits.exp().sum(-1).log() ** 2
+    due.sum().backward()
+    expected = due.detach(), gradients(model)
+    cross_entropy = F.cross_entropy(logits, labels, reduction="none").detach()
+    model.zero_grad()
+    compute = TokenLosses(model, objective=objective)
+    plain_terms, terms = compute({"input_ids": batch["input_ids"], "use_cache": False}, batch, training=True)
+    terms.sum().backward()
+    torch.testing.assert_close(plain_terms, cross_entropy, atol=1e-6, rtol=1e-6)
+    assert_same((terms.detach(), gradients(model)), expected)
+    with torch.no_grad():
+        validated, _ = compute({"input_ids": batch["input_ids"]}, batch, correct=True)
+    torch.testing.assert_close(validated, cross_entropy, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("tied", [False, True])
