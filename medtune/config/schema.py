@@ -330,8 +330,16 @@ class OptimConfig:
     """The optimizer."""
 
     name: str = choice(
-        *("adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "adafactor", "lion", "lion_8bit"),
-        *("galore", "apollo", "sgd"),
+        "adamw",
+        "adamw_8bit",
+        "paged_adamw",
+        "paged_adamw_8bit",
+        "adafactor",
+        "lion",
+        "lion_8bit",
+        "galore",
+        "apollo",
+        "sgd",
     )
     """``adamw``: torch's, fused; ``adamw_8bit``: bitsandbytes', its state in 8 bits (arXiv:2110.02861);
     ``paged_``: the state moves to main memory when the GPU's is full; ``adafactor``: a sum per row and column

@@ -58,6 +58,25 @@ def with_section(config, section, **values):
     ("section", "values", "problem"),
     [
         pytest.param(
+            "model",
+            {"rope_scaling": {"rope_type": "yarm", "factor": 2}},
+            "model.rope_scaling.rope_type=yarm is none of linear, dynamic, yarn, longrope, llama3; did you "
+            "mean yarn?",
+            id="rope_type",
+        ),
+        pytest.param(
+            "model",
+            {"rope_scaling": {"rope_type": "linear"}},
+            "model.rope_scaling.factor=null must be at least 1: the new context by the old one",
+            id="rope_factor",
+        ),
+        pytest.param(
+            "loss",
+            {"label_smoothing": 1.0},
+            "loss.label_smoothing=1.0 must be at least 0 and below 1",
+            id="all_of_the_label_smoothed_away",
+        ),
+        pytest.param(
             "data",
             {"global_batch_size": 10, "micro_batch_size": 4},
             "data.global_batch_size=10 is not a multiple of data.micro_batch_size * trainer.devices "

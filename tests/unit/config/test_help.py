@@ -35,7 +35,7 @@ def test_every_key_is_documented(key):
 @pytest.mark.parametrize(
     ("topic", "line"),
     [
-        ("optim", "optim.name   adamw|sgd, default adamw"),
+        ("trainer", "trainer.accelerator   auto|cpu|cuda, default auto"),
         ("optim", "optim.betas   list[float], default [0.9, 0.95]"),
         ("trainer.max_steps", "trainer.max_steps   int | null, default null"),
         ("run", "task   train|prepare|generate|evaluate|export|chat, default train"),

@@ -67,7 +67,7 @@ GROUPS = {
         ),
         pytest.param(
             "trainer.precision=bf16",
-            "trainer.precision=bf16 is none of 32-true, bf16-mixed, bf16-true; "
+            "trainer.precision=bf16 is none of 32-true, bf16-mixed, bf16-true, 16-mixed; "
             "did you mean trainer.precision=bf16-true?",
             id="no_such_precision",
         ),
