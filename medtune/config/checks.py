@@ -1,8 +1,10 @@
 """The rules between settings; all that are broken are told together, before anything heavy loads."""
 
 import importlib.util
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from medtune.config.data_checks import data_problems
 from medtune.config.keys import value_of
@@ -17,6 +19,7 @@ Rule = Callable[[Config], Iterable[str]]
 
 INFINITY = float("inf")
 # Tasks that divide their work over devices; the others run in one process.
+GGUF_CONVERTER = "convert_hf_to_gguf.py"
 ROPE_TYPES = ("linear", "dynamic", "yarn", "longrope", "llama3")
 TASKS_OF_MANY = ("train", "generate", "evaluate")
 
@@ -204,6 +207,23 @@ def model_problems(config: Config) -> Iterator[str]:
         yield "task=export has nothing to export; set weights=RUN_DIR"
 
 
+def export_problems(config: Config) -> Iterator[str]:
+    """A GGUF file without its converter, or of an adapter."""
+    export = config.export
+    if config.task != "export" or export.gguf == "none":
+        return
+    if not export.merge:
+        yield f"export.gguf={export.gguf} needs a whole model; leave export.merge=false out"
+    folder = export.llama_cpp or os.environ.get("LLAMA_CPP")
+    if folder is None:
+        yield (
+            f"export.gguf={export.gguf} needs llama.cpp, whose converter it runs: git clone "
+            "https://github.com/ggml-org/llama.cpp, and set export.llama_cpp=FOLDER"
+        )
+    elif not (Path(folder) / GGUF_CONVERTER).is_file():
+        yield f"export.llama_cpp={folder} has no {GGUF_CONVERTER}; it must name llama.cpp's folder"
+
+
 def kernel_problems(config: Config) -> Iterator[str]:
     """Kernels that the device, the precision or the machine does not have."""
     model, on_gpu = config.model, config.trainer.accelerator == "cuda"
@@ -285,6 +305,7 @@ RULES: tuple[Rule, ...] = (
     adapter_problems,
     data_problems,
     model_problems,
+    export_problems,
     kernel_problems,
     dtype_problems,
     rope_problems,

@@ -19,6 +19,7 @@ PATH_KEYS = (
     "evaluate.predictions",
     "evaluate.references",
     "export.output",
+    "export.llama_cpp",
 )
 MODEL_KEYS = ("model.path", "model.tokenizer")  # a folder or a hub id
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")

@@ -510,6 +510,10 @@ class ExportConfig:
     """Merge an adapter into its base; false writes the adapter folder."""
     dtype: str = choice("auto", "float32", "bfloat16", "float16")
     """Type of the written weights. ``auto``: that of the trained weights."""
+    gguf: str = choice("none", "f32", "f16", "bf16", "q8_0", "auto")
+    """Also write a GGUF file of this type, by llama.cpp's own converter."""
+    llama_cpp: str | None = None
+    """llama.cpp's folder, with ``convert_hf_to_gguf.py``. null: the environment's LLAMA_CPP."""
 
 
 @dataclass

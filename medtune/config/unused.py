@@ -312,6 +312,11 @@ IDLE = (
         lambda config: f"task={config.task}",
     ),
     Idle(
+        ("export.llama_cpp",),
+        lambda config: config.export.gguf == "none",
+        lambda config: "export.gguf=none",
+    ),
+    Idle(
         ("eval.after_fit",),
         lambda config: config.task == "evaluate",
         lambda config: "task=evaluate",

@@ -1,13 +1,16 @@
 """``task=export``: trained weights as a Hugging Face folder that transformers loads by itself."""
 
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
+from medtune.config.checks import GGUF_CONVERTER
 from medtune.config.schema import AdapterConfig, Config, QuantizationConfig
 from medtune.generation.engine import TransformersEngine
 from medtune.generation.settings import SamplingSettings
@@ -15,7 +18,9 @@ from medtune.models.load import load_model
 from medtune.models.tokenizers import load_tokenizer
 from medtune.runtime.errors import ConfigError
 from medtune.runtime.record import RunFolder, write_json
+from medtune.tasks.gguf import convert
 from medtune.tasks.weights import settle_weights
+from medtune.training.card import run_of
 from medtune.training.weights import write_model
 
 PROBES = ("你好", "患者：头痛三天，怎么办？", "The patient has a fever.")
@@ -26,7 +31,7 @@ log = logging.getLogger(__name__)
 
 def run(config: Config, folder: RunFolder) -> None:
     """Writes ``export.output``, reads it back, and compares the answers."""
-    output = Path(config.export.output or folder.model)
+    output, given = Path(config.export.output or folder.model), config.weights
     refuse_used(output)
     # An adapter is merged in the type that is written, auto being that of the weights themselves.
     config = replace(config, model=replace(config.model, dtype=config.export.dtype))
@@ -39,13 +44,31 @@ def run(config: Config, folder: RunFolder) -> None:
             config = replace(config, adapter=AdapterConfig(), quantization=QuantizationConfig())
         if config.export.dtype != "auto":
             model = model.to(getattr(torch, config.export.dtype))
+        weights_by_name = dict(model.state_dict())
+        refuse_overflow(weights_by_name, config.export.dtype)
         before = probe(model, config)
-        write_model(model, dict(model.state_dict()), load_tokenizer(config.model), config, output)
+        run = run_of(given) if given else None
+        write_model(model, weights_by_name, load_tokenizer(config.model), config, output, run)
     reloaded: Any = load_model(replace(config, weights=None), for_training=False, weights=str(output))
     if probe(reloaded, config) != before:
         raise ValueError(f"{output} does not answer as the model it was written from; do not use it")
     log.info("export: %s (read back: greedy answers are token-equal)", output)
-    write_json(folder.result_file, {"status": "finished", "output": str(output)})
+    result = {"status": "finished", "output": str(output)}
+    if config.export.gguf != "none":
+        home = Path(config.export.llama_cpp or os.environ["LLAMA_CPP"])
+        result["gguf"] = str(convert(output, home / GGUF_CONVERTER, config.export.gguf))
+        log.info("export: %s", result["gguf"])
+    write_json(folder.result_file, result)
+
+
+def refuse_overflow(weights: dict[str, Tensor], dtype: str) -> None:
+    """Raises ConfigError where a weight is too large for the type that is written."""
+    lost = [name for name, tensor in weights.items() if not bool(tensor.isfinite().all())]
+    if lost:
+        raise ConfigError(
+            f"export.dtype={dtype} cannot hold {len(lost)} weights ({', '.join(lost[:3])}): values beyond "
+            "its range turn to infinity, or were so before; set export.dtype=bfloat16"
+        )
 
 
 def refuse_used(output: Path) -> None:

@@ -10,6 +10,7 @@ from medtune.runtime.errors import Interrupted
 from medtune.runtime.ranks import gather, global_rank, world_size
 from medtune.runtime.record import RunFolder, merge_json
 from medtune.tasks.evaluate import evaluate_splits, record_scores
+from medtune.training.card import write_card
 from medtune.training.fit import FitResult, fit
 from medtune.training.plots import plot_loss
 
@@ -31,6 +32,8 @@ def run(config: Config, folder: RunFolder) -> None:
     if config.eval.after_fit is not False and config.data.eval_splits:
         scores = evaluate_splits(config, folder, config.data.eval_splits, str(folder.model))
         record_scores(config, folder, scores)
+    if global_rank() == 0 and folder.model.is_dir():
+        write_card(folder.model, config, folder)  # now with its figures
 
 
 def train(config: Config, folder: RunFolder) -> FitResult:

@@ -234,7 +234,7 @@ class Export(L.Callback):
         """Runs on all ranks while the strategy still holds the weights; also when nothing was left to do."""
         assert isinstance(pl_module, LanguageModelModule)
         if trainer.global_step == pl_module.total_steps:
-            save_model(trainer, pl_module, self.tokenizer, self.folder.model)
+            save_model(trainer, pl_module, self.tokenizer, self.folder)
 
 
 @contextmanager

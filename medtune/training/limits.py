@@ -20,6 +20,7 @@ DIVIDED = {
         "apollo": f"{WHOLE_MATRICES}, and ZeRO joins all weights into one vector",
     },
     "fsdp": {
+        "adafactor": "torch has no norm over a distributed tensor in place, which it takes of each matrix",
         "galore": f"{WHOLE_MATRICES}, of which each rank has a part",
         "apollo": f"{WHOLE_MATRICES}, of which each rank has a part",
         **dict.fromkeys(

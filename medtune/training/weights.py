@@ -15,7 +15,8 @@ from transformers.utils import logging as hf_logging
 
 from medtune.config.schema import Config
 from medtune.models.folders import settle_remote_code
-from medtune.runtime.record import whole_folder, write_json
+from medtune.runtime.record import RunFolder, whole_folder, write_json
+from medtune.training.card import write_card
 from medtune.training.checkpoints import Checkpoint, read_state
 from medtune.training.modules import LanguageModelModule
 from medtune.training.strategies import layout_of
@@ -23,8 +24,8 @@ from medtune.training.strategies import layout_of
 log = logging.getLogger(__name__)
 
 PREFIX = "model."  # of the network's tensors inside the LightningModule
-CARD = "medtune.json"
-CARD_SECTIONS = ("model", "template", "adapter", "quantization", "objective", "seed")
+SETTINGS = "medtune.json"
+SETTINGS_SECTIONS = ("model", "template", "adapter", "quantization", "objective", "seed")
 
 
 def weights_of(checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -95,30 +96,38 @@ def _gathered_from_zero(model: nn.Module, is_global_zero: bool) -> dict[str, Ten
     return weights if is_global_zero else {}
 
 
-def save_model(trainer: L.Trainer, module: LanguageModelModule, tokenizer: Any, folder: Path) -> None:
-    """Writes the trained weights as a Hugging Face folder; all ranks call it, rank zero writes.
+def save_model(trainer: L.Trainer, module: LanguageModelModule, tokenizer: Any, run: RunFolder) -> None:
+    """Writes the trained weights as ``RUN_DIR/model``, a Hugging Face folder; all ranks call it.
 
     With an adapter it is the adapter's folder, which names its base.
 
     Raises:
-        ValueError: It could not be written; what was at ``folder`` is still there.
+        ValueError: It could not be written; what was there is still there.
     """
     config = module.config
     weights = gathered_weights(module, layout_of(config), trainer.is_global_zero)
     if trainer.is_global_zero:
-        write_model(module.model, weights, tokenizer, config, folder)
+        write_model(module.model, weights, tokenizer, config, run.model, run)
     trainer.strategy.barrier()
 
 
-def write_model(model: Any, weights: dict[str, Tensor], tokenizer: Any, config: Config, folder: Path) -> None:
+def write_model(
+    model: Any,
+    weights: dict[str, Tensor],
+    tokenizer: Any,
+    config: Config,
+    folder: Path,
+    run: RunFolder | None = None,
+) -> None:
     """Writes a model folder that explains itself; see :func:`save_model`.
 
     Args:
         model: The network (for its configuration and its own way of saving), as transformers or peft has it.
         weights: Its whole tensors by name.
         tokenizer: Saved beside it.
-        config: Of the run; the sections in ``CARD_SECTIONS`` go to ``medtune.json``.
+        config: Of the run; the sections in ``SETTINGS_SECTIONS`` go to ``medtune.json``.
         folder: Replaced once the new one is whole.
+        run: The run that trained it, for its card.
     """
     more = {"save_embedding_layers": False} if config.adapter.name != "none" else {}
     weights = share_tied(model, weights)
@@ -129,7 +138,8 @@ def write_model(model: Any, weights: dict[str, Tensor], tokenizer: Any, config: 
                 model.save_pretrained(aside, state_dict=weights, **more)
             tokenizer.save_pretrained(aside)
             settle_remote_code(aside, config.model.path)
-            write_json(aside / CARD, model_card(config))
+            write_json(aside / SETTINGS, settings_of(config))
+            write_card(aside, config, run)
         except SafetensorError as error:
             raise OSError(0, f"{error}; about {size / 2**20:.0f} MiB are needed") from error
     log.info("model %s", folder)
@@ -158,7 +168,7 @@ def share_tied(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor
     return {name: weights.get(same.get(name, name), tensor) for name, tensor in weights.items()}
 
 
-def model_card(config: Config) -> dict[str, Any]:
+def settings_of(config: Config) -> dict[str, Any]:
     """What a reader of a model folder must know to use it as it was trained."""
     whole = asdict(config)
-    return {section: whole[section] for section in CARD_SECTIONS}
+    return {section: whole[section] for section in SETTINGS_SECTIONS}

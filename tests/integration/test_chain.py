@@ -75,6 +75,9 @@ def test_a_run_folder_explains_the_run(run_dir):
     last = records(run_dir / "metrics.jsonl")[-1]
     assert last["step"] == 4
     assert last["val/loss"] > 0
+    card = (run_dir / "model" / "README.md").read_text(encoding="utf-8")
+    assert "| Steps | 4 |" in card
+    assert "Scores on `test`" in card
     result = json.loads((run_dir / "result.json").read_text())
     scores = json.loads((run_dir / "scores.json").read_text())
     assert (result["status"], result["global_step"]) == ("finished", 4)

@@ -85,7 +85,6 @@ def test_problems(config, problem):
     "config",
     [
         configured(optim=OptimConfig(name="lion"), strategy=ZERO),
-        configured(optim=OptimConfig(name="adafactor"), strategy=FSDP),
         configured(optim=OptimConfig(name="paged_adamw")),
         configured(optim=OptimConfig(lora_plus_ratio=16.0), adapter=AdapterConfig(name="lora")),
         configured(trainer=HALF, strategy=ZERO, model=ModelConfig(model_type="llama")),
