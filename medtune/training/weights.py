@@ -134,7 +134,7 @@ def write_model(
     size = sum(tensor.nbytes for tensor in weights.values())
     with whole_folder(folder) as aside:
         try:
-            with no_progress_bars():
+            with no_progress_bars(), cache_on(model):
                 model.save_pretrained(aside, state_dict=weights, **more)
             tokenizer.save_pretrained(aside)
             settle_remote_code(aside, config.model.path)
@@ -143,6 +143,14 @@ def write_model(
         except SafetensorError as error:
             raise OSError(0, f"{error}; about {size / 2**20:.0f} MiB are needed") from error
     log.info("model %s", folder)
+
+
+@contextmanager
+def cache_on(model: Any) -> Iterator[None]:
+    """Keeps a file from saying that answers go without a cache, as a fit does."""
+    before, model.config.use_cache = model.config.use_cache, True
+    yield
+    model.config.use_cache = before
 
 
 @contextmanager

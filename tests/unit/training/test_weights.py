@@ -22,10 +22,12 @@ ROWS = [[document] for document in make_documents(4)]
 
 
 def test_the_exported_folder_answers_as_the_trained_model(tmp_path):
-    model = tiny_model()
+    model = tiny_model(use_cache=False)  # as load_model makes it for a fit
     config = toy_config(tmp_path, data__global_batch_size=4, trainer__max_steps=2)
     fit(config, ToyData(ROWS, 4), RunFolder(tmp_path), build_model=lambda: model)
     reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert reloaded.config.use_cache
+    assert not model.config.use_cache
     tokens = torch.randint(4, 64, (2, 9))
     with torch.no_grad():
         torch.testing.assert_close(reloaded(tokens).logits, model.eval()(tokens).logits, atol=0, rtol=0)
