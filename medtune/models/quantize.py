@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
-from medtune.config.schema import Config
+from medtune.config.schema import FOUR_BITS, Config
 from medtune.runtime.errors import ConfigError
 
 # The 4-bit kernels of the CPU take matrices of these multiples only; every published network has them.
@@ -18,7 +18,7 @@ def quantization_arguments(config: Config, network: PreTrainedConfig) -> dict[st
     """Keyword arguments of ``from_pretrained`` that quantise while loading; none without quantisation.
 
     Raises:
-        ConfigError: nf4, and a width of ``network`` that does not split into blocks.
+        ConfigError: 4 bits, and a width of ``network`` that does not split into blocks.
     """
     if config.quantization.name == "none":
         return {}
@@ -28,7 +28,7 @@ def quantization_arguments(config: Config, network: PreTrainedConfig) -> dict[st
 
 def check_widths(name: str, network: PreTrainedConfig) -> None:
     """Raises ConfigError for a network whose matrices do not split into 4-bit blocks."""
-    if name != "nf4":
+    if name not in FOUR_BITS:
         return
     head_dim = getattr(network, "head_dim", None) or network.hidden_size // network.num_attention_heads
     key_heads = getattr(network, "num_key_value_heads", None) or network.num_attention_heads
@@ -39,7 +39,7 @@ def check_widths(name: str, network: PreTrainedConfig) -> None:
         ("num_key_value_heads * head size", key_heads * head_dim, OUTPUT_BLOCK),
     )
     problems = [
-        f"quantization=nf4 needs model.{key} ({width}) to be a multiple of {block}; use quantization=int8"
+        f"quantization={name} needs model.{key} ({width}) to be a multiple of {block}; use quantization=int8"
         for key, width, block in widths
         if width % block
     ]
@@ -53,7 +53,7 @@ def bits_and_bytes(config: Config) -> BitsAndBytesConfig:
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
+        bnb_4bit_quant_type=config.quantization.name,
         bnb_4bit_use_double_quant=config.quantization.double_quant,
         bnb_4bit_compute_dtype=compute_dtype(config),
     )

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict
@@ -120,19 +121,34 @@ def write_model(model: Any, weights: dict[str, Tensor], tokenizer: Any, config: 
         config: Of the run; the sections in ``CARD_SECTIONS`` go to ``medtune.json``.
         folder: Replaced once the new one is whole.
     """
-    more = {"save_embedding_layers": False} if config.adapter.name != "none" else {}
     weights = share_tied(model, weights)
     size = sum(tensor.nbytes for tensor in weights.values())
     with whole_folder(folder) as aside:
         try:
             with no_progress_bars():
-                model.save_pretrained(aside, state_dict=weights, **more)
+                if hasattr(model, "peft_config"):
+                    write_adapter(model, weights, aside)
+                else:
+                    model.save_pretrained(aside, state_dict=weights)
             tokenizer.save_pretrained(aside)
             settle_remote_code(aside, config.model.path)
             write_json(aside / CARD, model_card(config))
         except SafetensorError as error:
             raise OSError(0, f"{error}; about {size / 2**20:.0f} MiB are needed") from error
     log.info("model %s", folder)
+
+
+def write_adapter(model: Any, weights: dict[str, Tensor], folder: Path) -> None:
+    """Writes an adapter that can be used without the folders of earlier ones that lie below it.
+
+    Stacked ones are a part of it; copies of those that were folded into its base lie beside it.
+    """
+    from medtune.models.adapter_folders import MERGED  # here, since peft costs seconds
+    from medtune.models.merging import save_adapter
+
+    save_adapter(model, weights, folder)
+    for number, path in enumerate(getattr(model, "merged_adapters", ())):
+        shutil.copytree(path, folder / MERGED / str(number), ignore=shutil.ignore_patterns(MERGED))
 
 
 @contextmanager

@@ -448,7 +448,7 @@ def test_new_rows_of_the_embedding_must_be_trained(sound):
     config = with_section(with_section(sound, "model", resize_embeddings=True), "adapter", name="lora")
     assert check(config, CPU) == [
         "model.resize_embeddings=true adds rows to the embedding, which adapter=lora would leave as they are "
-        "drawn; train with adapter=none"
+        "drawn; train with adapter=none, or name the embedding and the head in adapter.modules_to_save"
     ]
 
 
