@@ -169,7 +169,8 @@ def quantization_problems(config: Config) -> Iterator[str]:
     if config.task == "train" and name == "int8" and config.adapter.name == "dora":
         yield (
             "quantization=int8 with adapter=dora: DoRA needs the norms of the weights in every pass, and "
-            "peft loses the scales of 8-bit weights when it asks for them; use quantization=nf4, or adapter=lora"
+            "peft loses the scales of 8-bit weights when it asks for them; use quantization=nf4, or "
+            "adapter=lora"
         )
 
 

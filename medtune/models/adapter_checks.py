@@ -43,7 +43,7 @@ def explain_misfit(source: str) -> Iterator[None]:
 
 
 def check_loaded(wrapped: PeftModel, folder: Path, name: str) -> None:
-    """Raises ConfigError where an adapter's file lacks what the network needs, or holds what it does not have.
+    """Raises ConfigError where an adapter's file lacks what the network needs, or holds more.
 
     peft takes what fits and is silent about the rest.
     """
@@ -53,9 +53,7 @@ def check_loaded(wrapped: PeftModel, folder: Path, name: str) -> None:
     with safe_open(file, framework="pt") as opened:
         found = set(opened.keys())
     state = get_peft_model_state_dict(wrapped, adapter_name=name, save_embedding_layers=False)
-    for what, names in (
-        ("lacks", state.keys() - found),
-        ("holds for layers that are not there", found - state.keys()),
-    ):
+    unknown = found - state.keys()
+    for what, names in (("lacks", state.keys() - found), ("holds for layers that are not there", unknown)):
         if names:
             raise ConfigError(f"{folder / WEIGHTS_FILE} {what} {len(names)} tensors, such as {min(names)}")

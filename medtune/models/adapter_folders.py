@@ -69,7 +69,8 @@ def check_base(key: str, folder: Path, model: PreTrainedModel, config: Config) -
     if base and own and Path(base).name != Path(own).name:
         raise ConfigError(
             f"{key}={folder} was trained on {base}, but this run's base is {own}; set model.path to that "
-            f"base. If it is the same model under another name, change base_model_name_or_path in {ADAPTER_FILE}"
+            f"base. If it is the same model under another name, change base_model_name_or_path in its "
+            f"{ADAPTER_FILE}"
         )
     known: dict[str, Any] = card.get("model") or {}
     family = known.get("model_type")

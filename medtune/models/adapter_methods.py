@@ -144,8 +144,8 @@ def whole_modules(model: PreTrainedModel, config: Config) -> list[str]:
     """``adapter.modules_to_save``, looked over.
 
     Raises:
-        ConfigError: A module that is not there, is quantised, or shares its weights with another; an embedding
-            that grew and is not among them.
+        ConfigError: A module that is not there, is quantised, or shares its weights with another; an
+            embedding that grew and is not among them.
     """
     wanted = config.adapter.modules_to_save
     key = "adapter.modules_to_save"

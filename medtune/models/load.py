@@ -85,7 +85,7 @@ def load_model(
     if for_training:
         _prepare_training(model, config)
     adapted = _adapted(model, config, folder, for_training).train(for_training)
-    adapted.merged_adapters = [path for _, path in merges]  # type: ignore[assignment]  # for who writes it
+    adapted.merged_adapters = [path for _, path in merges]  # for who writes it
     if place and not is_quantized(model):
         place_whole(adapted, prepare_for(adapted, config, for_training))
     return adapted

@@ -16,7 +16,7 @@ class ParameterCounts(NamedTuple):
 
 
 def count_parameters(model: nn.Module) -> ParameterCounts:
-    """Counts each parameter once, tied ones too. Before a strategy divides them: a rank then sees its share."""
+    """Counts each parameter once, tied ones too; before a strategy divides them into ranks' shares."""
     sizes = [(parameter.requires_grad, size_of(parameter)) for parameter in model.parameters()]
     return ParameterCounts(sum(size for learns, size in sizes if learns), sum(size for _, size in sizes))
 

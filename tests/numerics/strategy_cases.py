@@ -66,6 +66,16 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
     "drawn_lora": ({"adapter__name": "lora"}, 2),
     "drawn_norm_head": ({"optim__lr": 0.1}, 1),
     "lora_head": ({"adapter__name": "lora"}, 1),  # chunks of a head with weights of its own inside
+    "drawn_nf4": ({"adapter__name": "lora", "quantization__name": "nf4"}, 2),
+    "drawn_int8": ({"adapter__name": "lora", "quantization__name": "int8"}, 2),
+    "drawn_rslora": ({"adapter__name": "rslora"}, 2),
+    "drawn_dora": ({"adapter__name": "dora"}, 2),
+    "drawn_pissa": ({"adapter__name": "pissa", "adapter__alpha": 8.0, "optim__lr": 0.1}, 2),
+    "drawn_vera": ({"adapter__name": "vera"}, 2),
+    "drawn_ia3": ({"adapter__name": "ia3"}, 2),
+    "drawn_dora_nf4": ({"adapter__name": "dora", "quantization__name": "nf4"}, 2),
+    "drawn_freeze": ({"adapter__name": "freeze", "adapter__last_layers": 1, "optim__lr": 0.1}, 2),
+    "drawn_norm_head_whole": ({"adapter__name": "lora", "adapter__modules_to_save": ["embed_tokens", "lm_head"]}, 2),
     "untouched": ({"optim__lr": 0.0, "trainer__max_steps": 1}, 4),
 }
 SAVED_STEP, ALL_STEPS = 2, 4
@@ -79,9 +89,11 @@ def case_config(name: str, run_dir: Path, strategy: str) -> Config:
         # Small: torch adds up the norm of an embedding of 2,000 tokens with an error of 2e-5 on CPUs.
         sizes = {"hidden_size": 32, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
         tokenizer = str(PROJECT / "tests/fixtures/baichuan/tok_tiny/v1")
+        if "quantization__name" in CASES[name][0]:
+            sizes |= {"hidden_size": 64, "intermediate_size": 128}
         config.model = ModelConfig(
             init="random", model_type="baichuan", tokenizer=tokenizer, **sizes,
-            tie_word_embeddings="norm" not in name, architecture={"norm_head": "norm" in name},
+            tie_word_embeddings="norm" not in name, architecture={"norm_head": "norm_head" in name},
         )  # fmt: skip
     return config
 

@@ -15,7 +15,7 @@ from tests.numerics.toy import relative_error, tiny_model
 ROOT = Path(__file__).parents[2]
 MIXED = ["mixed", "mixed_accumulated"]
 FITS = ["accumulated", "clipped", "adamw", "lora", "tied", "drawn", "drawn_lora", *MIXED]
-FITS += ["drawn_norm_head", "lora_head"]
+FITS += ["drawn_norm_head", "lora_head", "drawn_nf4"]
 
 # A start costs some 20 seconds, most of it imports.
 STRATEGIES = [
