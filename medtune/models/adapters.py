@@ -160,11 +160,6 @@ def principal_factors(weight: Tensor, rank: int, rounds: int | None) -> tuple[Te
     return roots[:, None] * right, left * roots
 
 
-def adapter_weights_only(name: str) -> bool:
-    """Whether a parameter's or buffer's name is one of an adapter's."""
-    return any(mark in name for mark in (".lora_", ".ia3_l.", ".vera_", ".modules_to_save."))
-
-
 @contextmanager
 def without_peft_warnings() -> Iterator[None]:
     """Hides that peft asks a model for ``is_gradient_checkpointing``, which transformers renamed."""

@@ -8,9 +8,10 @@ are viewed as bfloat16, as is done elsewhere, would be rounded to others.
 
 from typing import Any
 
-import bitsandbytes as bnb
 import torch
+from bitsandbytes.autograd._functions import MatmulLtState, matmul
 from bitsandbytes.functional import QuantState, dequantize_4bit
+from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 from torch import Tensor, nn
 
 
@@ -54,13 +55,12 @@ class ShardableLinear(nn.Module):
 class ShardableLinear4bit(ShardableLinear):
     """With the results of bitsandbytes' ``Linear4bit``."""
 
-    def __init__(self, layer: bnb.nn.Linear4bit) -> None:
+    def __init__(self, layer: Linear4bit) -> None:
         super().__init__(layer)
         self.compute_dtype = layer.compute_dtype
-        state: QuantState = layer.weight.quant_state
-        self.settings = {
-            name: getattr(state, name) for name in ("shape", "dtype", "blocksize", "quant_type")
-        }
+        weight: Any = layer.weight
+        state: QuantState = weight.quant_state
+        self.settings = {name: getattr(state, name) for name in ("shape", "dtype", "blocksize", "quant_type")}
         self.keep("absmax", state.absmax)
         self.keep("code", state.code)
         self.is_nested = state.nested
@@ -88,22 +88,25 @@ class ShardableLinear4bit(ShardableLinear):
 class ShardableLinear8bit(ShardableLinear):
     """With the results of bitsandbytes' ``Linear8bitLt``."""
 
-    def __init__(self, layer: bnb.nn.Linear8bitLt) -> None:
+    def __init__(self, layer: Linear8bitLt) -> None:
         super().__init__(layer)
         self.threshold = layer.state.threshold
         # They move from the weight to the state with the first forward.
-        self.keep("scales", layer.weight.SCB if layer.state.SCB is None else layer.state.SCB)
+        weight: Any = layer.weight
+        self.keep("scales", weight.SCB if layer.state.SCB is None else layer.state.SCB)
 
     def dequantize(self) -> Tensor:
         """The weights [out, in] in float32."""
-        return self.weight.data.float() * (self.scales * (1 / 127))[:, None]  # type: ignore[operator]
+        scales: Any = self.scales
+        weight: Tensor = self.weight.data.float() * (scales * (1 / 127))[:, None]
+        return weight
 
     def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x·Wᵀ + b, the activations rounded to 8 bits where bitsandbytes does so."""
-        state = bnb.MatmulLtState()
+        state = MatmulLtState()
         state.CB, state.SCB, state.threshold = self.weight.data, self.scales, self.threshold  # type: ignore[assignment]
         state.is_training, state.has_fp16_weights = self.training, False
-        product: Tensor = bnb.matmul(x, self.weight, bias=bias, state=state)
+        product: Tensor = matmul(x, self.weight, bias=bias, state=state)
         return product
 
 
@@ -128,7 +131,7 @@ class Product(torch.autograd.Function):
 
 def make_shardable(part: nn.Module) -> None:
     """Replaces the quantised layers in ``part``, below adapters too; others stay."""
-    kinds = {bnb.nn.Linear4bit: ShardableLinear4bit, bnb.nn.Linear8bitLt: ShardableLinear8bit}
+    kinds = {Linear4bit: ShardableLinear4bit, Linear8bitLt: ShardableLinear8bit}
     for parent in list(part.modules()):
         for name, child in parent.named_children():
             if type(child) in kinds:

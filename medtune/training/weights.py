@@ -69,7 +69,12 @@ def _weights_of_distributed(path: Path) -> dict[str, Tensor]:
 
 
 def gathered_weights(module: LanguageModelModule, layout: str, is_global_zero: bool) -> dict[str, Tensor]:
-    """The network's tensors, whole, on the CPU of rank zero; empty on the others. All ranks call it."""
+    """The network's tensors, whole, on the CPU of rank zero; empty on the others. All ranks call it.
+
+    Of an adapted network the adapter's alone: nobody needs the base gathered.
+    """
+    if hasattr(module.model, "peft_config") and layout in ("zero3", "fsdp"):
+        return _gathered_adapter(module.model, layout, is_global_zero)
     if layout == "zero3":
         return _gathered_from_zero(module.model, is_global_zero)
     if layout == "fsdp":
@@ -81,6 +86,31 @@ def gathered_weights(module: LanguageModelModule, layout: str, is_global_zero: b
     if not is_global_zero:
         return {}
     return {name: tensor.detach().cpu() for name, tensor in module.model.state_dict().items()}
+
+
+def _gathered_adapter(model: nn.Module, layout: str, is_global_zero: bool) -> dict[str, Tensor]:
+    tensors = {name: tensor for name, tensor in model.named_parameters() if is_adapter_tensor(name)}
+    weights = {}
+    for name, tensor in tensors.items():
+        whole = _whole_of_zero(tensor) if layout == "zero3" else tensor.full_tensor()  # type: ignore[attr-defined]
+        if is_global_zero:
+            weights[name] = whole.detach().cpu()
+    # Under every name that a buffer of several modules has.
+    buffers = model.named_buffers(remove_duplicate=False)
+    weights.update({name: buffer.cpu() for name, buffer in buffers if is_adapter_tensor(name)})
+    return weights if is_global_zero else {}
+
+
+def _whole_of_zero(parameter: Tensor) -> Tensor:
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters([parameter]):
+        return parameter.detach().cpu().clone()
+
+
+def is_adapter_tensor(name: str) -> bool:
+    """Whether a parameter or buffer of this name is an adapter's."""
+    return any(mark in name for mark in (".lora_", ".ia3_l.", ".vera_", ".modules_to_save."))
 
 
 def _gathered_from_zero(model: nn.Module, is_global_zero: bool) -> dict[str, Tensor]:
