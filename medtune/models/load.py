@@ -29,7 +29,14 @@ from medtune.models.network import (
     path_folder,
 )
 from medtune.models.placing import answering_types, is_drawn, place_whole, prepare_for, training_types
-from medtune.models.quantize import keep_exact_on_cpu, local_device, quantization_arguments
+from medtune.models.quantize import (
+    compute_dtype,
+    keep_exact_on_cpu,
+    local_device,
+    quantization_arguments,
+    set_compute_dtype,
+)
+from medtune.models.stored_quantization import check_stored, stored_method
 from medtune.models.tokenizers import load_tokenizer
 from medtune.runtime.errors import ConfigError
 from medtune.runtime.families import NATIVE_FAMILIES, packing_refusal
@@ -256,7 +263,10 @@ def _load_folder(
 
     In the type of the files: then the weights are mapped into memory, and no process has a copy of its own.
     """
-    quantized = quantization_arguments(config, network)
+    method = stored_method(network.to_dict())
+    if method is not None:
+        check_stored(method, config, folder, for_training)
+    quantized = quantization_arguments(config, network, is_stored=method is not None)
     try:
         loaded: tuple[PreTrainedModel, dict[str, Any]] = network_class(network).from_pretrained(  # type: ignore[assignment]
             folder,
@@ -289,6 +299,8 @@ def _load_folder(
     if problems:
         raise ConfigError(problems)
     keep_exact_on_cpu(model)
+    if method is not None:
+        set_compute_dtype(model, compute_dtype(config))
     return model
 
 

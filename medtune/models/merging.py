@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from medtune.models.adapter_folders import WEIGHTS_FILE
 from medtune.models.adapters import TRAINED, load_adapter, without_peft_warnings
+from medtune.models.stored_quantization import check_mergeable
 
 
 def merge_adapter(model: PeftModel) -> PreTrainedModel:
@@ -22,6 +23,7 @@ def merge_adapter(model: PeftModel) -> PreTrainedModel:
     """
     base = model.get_base_model()
     assert isinstance(base, PreTrainedModel)
+    check_mergeable(base)
     if getattr(base, "hf_quantizer", None) is None:
         return _merged(model)
     settings, state = model.peft_config[TRAINED], get_peft_model_state_dict(model)
@@ -30,10 +32,23 @@ def merge_adapter(model: PeftModel) -> PreTrainedModel:
         setattr(base, flag, False)  # peft would refuse to unload, and transformers never takes them back
     model.unload()
     base.dequantize()
+    forget_packing(base)
     with without_peft_warnings():
         plain = PeftModel(base, settings, autocast_adapter_dtype=True)
         set_peft_model_state_dict(plain, state)
     return _merged(plain)
+
+
+def forget_packing(model: PreTrainedModel) -> None:
+    """Drops what transformers noted of unpacking stored weights, which it would undo on saving."""
+    conversions: list[Any] = getattr(model, "_weight_conversions", None) or []
+    kept = [
+        conversion
+        for conversion in conversions
+        if not any("bitsandbytes" in type(step).__module__ for step in getattr(conversion, "operations", ()))
+    ]
+    if len(kept) < len(conversions):
+        model._weight_conversions = kept  # type: ignore[assignment]
 
 
 def _merged(model: PeftModel) -> PreTrainedModel:

@@ -14,16 +14,26 @@ INPUT_BLOCK = 64
 OUTPUT_BLOCK = 32
 
 
-def quantization_arguments(config: Config, network: PreTrainedConfig) -> dict[str, Any]:
+def quantization_arguments(
+    config: Config, network: PreTrainedConfig, is_stored: bool = False
+) -> dict[str, Any]:
     """Keyword arguments of ``from_pretrained`` that quantise while loading; none without quantisation.
+
+    Args:
+        config: The whole configuration.
+        network: Gives the widths.
+        is_stored: The files hold quantised weights, which say themselves how.
 
     Raises:
         ConfigError: 4 bits, and a width of ``network`` that does not split into blocks.
     """
+    placed = {"device_map": {"": local_device(config)}}
+    if is_stored:
+        return placed
     if config.quantization.name == "none":
         return {}
     check_widths(config.quantization.name, network)
-    return {"quantization_config": bits_and_bytes(config), "device_map": {"": local_device(config)}}
+    return {"quantization_config": bits_and_bytes(config), **placed}
 
 
 def check_widths(name: str, network: PreTrainedConfig) -> None:
@@ -69,6 +79,14 @@ def keep_exact_on_cpu(model: PreTrainedModel) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+
+
+def set_compute_dtype(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Makes 4-bit layers compute as this run does, not as the one that wrote them."""
+    for module in model.modules():
+        if hasattr(module, "compute_dtype"):
+            module.compute_dtype = dtype  # type: ignore[assignment]
+            module.compute_type_is_set = True  # type: ignore[assignment]  # else the first input decides
 
 
 def compute_dtype(config: Config) -> torch.dtype:
