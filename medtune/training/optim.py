@@ -24,7 +24,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 def _is_matrix(parameter: nn.Parameter) -> bool:
     # Under ZeRO-3 a parameter is an empty vector between its uses; its own shape is kept beside it.
-    return len(getattr(parameter, "ds_shape", parameter.shape)) > 1
+    # Nor are the factors of (IA)^3, [1, n] or [n, 1]: decay would pull them to 0, which switches channels off.
+    return sum(side > 1 for side in getattr(parameter, "ds_shape", parameter.shape)) > 1
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:

@@ -504,14 +504,15 @@ ADAPTERS_THAT_CANNOT_BE = [
     pytest.param(
         {"name": "freeze", "last_layers": 1, "stack": [EARLIER]},
         "none",
-        "adapter.stack=[/] needs an adapter to train; adapter=freeze trains the model itself: fold the earlier "
-        "one in with adapter.merge, or set adapter=lora",
+        "adapter.stack=[/] needs an adapter to train; adapter=freeze trains the model itself: fold the "
+        "earlier one in with adapter.merge, or set adapter=lora",
         id="stack_below_a_model",
     ),
     pytest.param(
         {"name": "pissa", "start": EARLIER},
         "none",
-        "adapter.start=/: pissa is a way to begin, and what it writes is a LoRA adapter; go on with adapter=lora",
+        "adapter.start=/: pissa is a way to begin, and what it writes is a LoRA adapter; go on with "
+        "adapter=lora",
         id="pissa_begins",
     ),
     *(
@@ -533,8 +534,8 @@ ADAPTERS_THAT_CANNOT_BE = [
     pytest.param(
         {"name": "dora"},
         "int8",
-        "quantization=int8 with adapter=dora: DoRA needs the norms of the weights in every pass, and peft loses "
-        "the scales of 8-bit weights when it asks for them; use quantization=nf4, or adapter=lora",
+        "quantization=int8 with adapter=dora: DoRA needs the norms of the weights in every pass, and peft "
+        "loses the scales of 8-bit weights when it asks for them; use quantization=nf4, or adapter=lora",
         id="dora_on_8_bits",
     ),
     pytest.param(

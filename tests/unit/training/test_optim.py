@@ -70,6 +70,14 @@ def test_vectors_never_decay():
     assert all(p.ndim == 1 for p in kept["params"])
 
 
+def test_factors_that_are_held_as_one_row_or_column_do_not_decay():
+    """(IA)^3's, which would come to switch channels off."""
+    model = nn.ParameterList([torch.ones(1, 4), torch.ones(4, 1), torch.ones(2, 4)])
+    decayed, kept = parameter_groups(model, 0.1)
+    assert [tuple(parameter.shape) for parameter in decayed["params"]] == [(2, 4)]
+    assert kept["weight_decay"] == 0.0
+
+
 def test_a_matrix_that_zero3_has_emptied_still_decays():
     matrix = nn.Parameter(torch.empty(0))
     matrix.ds_shape = torch.Size([4, 4])
