@@ -86,7 +86,7 @@ def load_model(
     else:
         source = _model_in(config.model, folder)
     based = replace(config, model=source)
-    merges = _merges(config, folder, for_training)
+    merges = _merges(config, folder)
     model = _with_merged(based, merges, for_training) if merges else _load_base(based, for_training)
     model.config.use_cache = not for_training  # whatever a training run wrote into the file
     if for_training:
@@ -146,14 +146,14 @@ def _give_values(model: PreTrainedModel, config: Config, for_training: bool) -> 
         place_whole(model, prepare_for(model, config, for_training))
 
 
-def _merges(config: Config, folder: Path | None, for_training: bool) -> list[tuple[str, Path]]:
+def _merges(config: Config, folder: Path | None) -> list[tuple[str, Path]]:
     """The adapters to fold into the base first, each with the key that asks for it."""
     from medtune.models.adapter_folders import with_merged_below
 
     adapter = config.adapter
     if folder is not None and is_adapter(folder):
         return with_merged_below([], [("weights", str(folder))])
-    if not for_training or folder is not None:
+    if folder is not None:
         return []
     starts = [("adapter.start", adapter.start)] if adapter.start else []
     above = [*starts, *(("adapter.stack", path) for path in adapter.stack)]

@@ -24,8 +24,9 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 def _is_matrix(parameter: nn.Parameter) -> bool:
     # Under ZeRO-3 a parameter is an empty vector between its uses; its own shape is kept beside it.
-    # Nor are the factors of (IA)^3, [1, n] or [n, 1]: decay would pull them to 0, which switches channels off.
-    return sum(side > 1 for side in getattr(parameter, "ds_shape", parameter.shape)) > 1
+    shape: tuple[int, ...] = getattr(parameter, "ds_shape", parameter.shape)
+    # The factors of (IA)^3 are [1, n] and [n, 1]: decay would pull them to 0, which switches channels off.
+    return sum(side > 1 for side in shape) > 1
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:

@@ -1,4 +1,4 @@
-"""A step of every adapter has the gradient of the definition: packed, padded, accumulated, on packed weights."""
+"""A step of every adapter has the gradient of the definition: packed or padded, accumulated, on 4 bits."""
 
 from pathlib import Path
 from typing import Any

@@ -7,6 +7,8 @@ from safetensors.torch import load_file
 from medtune.config.schema import AdapterConfig, Config, ModelConfig, QuantizationConfig, TrainerConfig
 from medtune.models.load import load_model
 from medtune.models.merging import merge_adapter
+from medtune.models.parameter_counts import count_parameters
+from medtune.models.placing import place_whole, prepare_for
 from medtune.training.weights import write_adapter
 
 SIZES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -150,3 +152,32 @@ def test_a_base_is_quantised_except_for_its_head(config, quantization):
     kinds = {type(m).__name__ for name, m in model.named_modules() if name.endswith("_proj")}
     assert kinds == KINDS[quantization]
     assert type(model.lm_head) is torch.nn.Linear
+
+
+@pytest.mark.parametrize("config", ["llama"], indirect=True)
+@pytest.mark.parametrize(
+    ("precision", "frozen", "trained"),
+    [
+        ("32-true", torch.float32, torch.float32),
+        ("bf16-mixed", torch.bfloat16, torch.float32),
+        ("bf16-true", torch.bfloat16, torch.bfloat16),
+    ],
+)
+def test_what_is_not_packed_has_the_type_of_frozen_weights(config, quantization, precision, frozen, trained):
+    config.trainer.precision, config.model.dtype = precision, "bfloat16"
+    model = load_model(config, for_training=True)
+    place_whole(model, prepare_for(model, config, for_training=True))
+    types = {name: parameter.dtype for name, parameter in model.named_parameters()}
+    ends = {dtype for name, dtype in types.items() if "norm" in name or "embed" in name or "lm_head" in name}
+    packed = {dtype for name, dtype in types.items() if "base_layer.weight" in name}
+    assert ends == {frozen}
+    assert packed == {{"none": frozen, "int8": torch.int8}.get(quantization, torch.uint8)}
+    assert {dtype for name, dtype in types.items() if "lora_" in name} == {trained}
+
+
+def test_packed_weights_count_as_the_numbers_that_they_stand_for(config, quantization):
+    found = count_parameters(load_model(config, for_training=True))
+    config.quantization = QuantizationConfig()
+    plain = load_model(config, for_training=True)
+    assert found == count_parameters(plain)
+    assert found.total == sum(parameter.numel() for parameter in plain.parameters())
