@@ -11,7 +11,7 @@ from medtune.config.keys import value_of
 from medtune.config.load import show
 from medtune.config.nodes import node_problems
 from medtune.config.paths import path_problems
-from medtune.config.schema import GPU_ATTENTION, Config
+from medtune.config.schema import ALL_LINEAR, GPU_ATTENTION, WHOLE_MODELS, Config
 from medtune.config.suggest import did_you_mean, nearest
 from medtune.config.templates import template_problems
 
@@ -70,6 +70,8 @@ RANGES = (
     Range("adapter.rank", 1),
     Range("adapter.alpha", 0, above=True),
     Range("adapter.dropout", 0, 1, below=True),
+    Range("adapter.first_layers", 1),
+    Range("adapter.last_layers", 1),
     Range("data.sequence_length", 2),
     Range("data.micro_batch_size", 1),
     Range("data.global_batch_size", 1),
@@ -177,16 +179,61 @@ def device_problems(config: Config, machine: Machine) -> Iterator[str]:
 def quantization_problems(config: Config) -> Iterator[str]:
     """A quantised base, which cannot be trained itself."""
     name = config.quantization.name
-    if config.task == "train" and name != "none" and config.adapter.name == "none":
-        yield f"quantization={name} freezes the weights, so there is nothing to train; add adapter=lora"
+    if config.task == "train" and name != "none" and config.adapter.name in WHOLE_MODELS:
+        kept = "" if config.adapter.name == "none" else f" with adapter={config.adapter.name}"
+        yield f"quantization={name} freezes the weights, so there is nothing to train{kept}; add adapter=lora"
+    if config.task == "train" and name == "int8" and config.adapter.name == "dora":
+        yield (
+            "quantization=int8 with adapter=dora: DoRA needs the norms of the weights in every pass, and "
+            "peft loses the scales of 8-bit weights when it asks for them; use quantization=nf4, or "
+            "adapter=lora"
+        )
 
 
 def adapter_problems(config: Config) -> Iterator[str]:
-    """An adapter on no module: an empty list would otherwise pass for null, every linear layer."""
-    if config.task == "train" and config.adapter.name != "none" and config.adapter.target_modules == []:
+    """What an adapter cannot be made of; an empty list of targets would otherwise pass for null."""
+    adapter = config.adapter
+    if config.task != "train":
+        return
+    targets = adapter.target_modules
+    if adapter.name not in WHOLE_MODELS and targets == []:
         yield (
             "adapter.target_modules=[] leaves nothing to train; name modules, or set "
             "adapter.target_modules=null (model.lora_targets, else every linear layer but the head)"
+        )
+    is_names = isinstance(targets, list) and all(isinstance(name, str) for name in targets)
+    if targets is not None and targets != ALL_LINEAR and not is_names:
+        yield (
+            f"adapter.target_modules={show(targets)} must be a list of module names, such as "
+            f"[q_proj,v_proj], or {ALL_LINEAR}"
+        )
+    if adapter.name == "freeze" and not (adapter.first_layers or adapter.last_layers or adapter.trainable):
+        yield (
+            "adapter=freeze names nothing to train; set adapter.last_layers=N, adapter.first_layers=N or "
+            "adapter.trainable=[PATTERN]"
+        )
+    yield from earlier_adapter_problems(config)
+
+
+def earlier_adapter_problems(config: Config) -> Iterator[str]:
+    """Earlier adapters that the new one cannot go on from, or lie on."""
+    adapter = config.adapter
+    for key in ("start", "stack"):
+        paths = getattr(adapter, key)
+        if paths and adapter.name in WHOLE_MODELS:
+            yield (
+                f"adapter.{key}={show(paths)} needs an adapter to train; adapter={adapter.name} trains the "
+                f"model itself: fold the earlier one in with adapter.merge, or set adapter=lora"
+            )
+    if adapter.start and adapter.name == "pissa":
+        yield (
+            f"adapter.start={adapter.start}: pissa is a way to begin, and what it writes is a LoRA adapter; "
+            "go on with adapter=lora"
+        )
+    if adapter.stack and adapter.name in ("dora", "vera", "ia3"):
+        yield (
+            f"adapter.stack={show(adapter.stack)} with adapter={adapter.name}: only low-rank updates add up "
+            "(lora, rslora, pissa); fold the earlier ones in with adapter.merge"
         )
 
 
@@ -278,11 +325,17 @@ def rope_problems(config: Config) -> Iterator[str]:
 
 
 def embedding_problems(config: Config) -> Iterator[str]:
-    """New rows of the embedding that nobody would train."""
-    if config.task == "train" and config.model.resize_embeddings and config.adapter.name != "none":
+    """New rows of an embedding that nobody would train; which modules hold them, the worker knows."""
+    adapter = config.adapter
+    trained = adapter.modules_to_save or adapter.trainable or adapter.first_layers or adapter.last_layers
+    is_start = adapter.start is not None  # its own modules_to_save decide
+    if config.task == "train" and config.model.resize_embeddings and adapter.name != "none":
+        if trained or is_start:
+            return
         yield (
-            f"model.resize_embeddings=true adds rows to the embedding, which adapter={config.adapter.name} "
-            "would leave as they are drawn; train with adapter=none"
+            f"model.resize_embeddings=true adds rows to the embedding, which adapter={adapter.name} "
+            "would leave as they are drawn; train with adapter=none, or name the embedding and the head in "
+            f"adapter.{'trainable' if adapter.name == 'freeze' else 'modules_to_save'}"
         )
 
 

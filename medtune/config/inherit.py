@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from medtune.config.keys import schema_keys
-from medtune.config.schema import Config
+from medtune.config.schema import WHOLE_MODELS, Config
 from medtune.runtime.errors import ConfigError
 from medtune.runtime.record import read_json
 
@@ -92,7 +92,7 @@ def seed_problem(values: Mapping[str, Any], record: Record, typed: Iterable[str]
     """
     old, new = record.values.get("seed"), values.get("seed")
     adapter = value_at(values, "adapter.name")
-    is_drawn = value_at(values, "model.init") == "random" and adapter not in (None, "none")
+    is_drawn = value_at(values, "model.init") == "random" and adapter not in (None, *WHOLE_MODELS)
     if not is_drawn or "seed" not in typed or new == old:
         return None
     return (

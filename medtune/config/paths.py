@@ -20,7 +20,9 @@ PATH_KEYS = (
     "evaluate.references",
     "export.output",
     "export.llama_cpp",
+    "adapter.start",
 )
+PATH_LISTS = ("adapter.stack", "adapter.merge")
 MODEL_KEYS = ("model.path", "model.tokenizer")  # a folder or a hub id
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 RESUME_WORDS = ("never", "auto")
@@ -40,6 +42,9 @@ def with_absolute_paths(config: Config, start: Path) -> None:
         path = value_of(config, key)
         if path:
             assign(config, key, absolute(path, start))
+    for key in PATH_LISTS:
+        paths = value_of(config, key)
+        paths[:] = [absolute(path, start) for path in paths]
     for source in [vars(config.data), *(config.data.sources.values())]:
         if isinstance(source, dict):
             settle_source_paths(source, start)
@@ -101,6 +106,11 @@ def path_problems(config: Config) -> Iterator[str]:
         path = value_of(config, key)
         if path and uses(config, key) and not Path(path).exists():
             yield f"{key}={path} is not there; it must name {meaning}"
+    adapter = config.adapter
+    earlier = [("start", adapter.start), *(("stack", path) for path in adapter.stack)]
+    for name, path in (*earlier, *(("merge", path) for path in adapter.merge)):
+        if path and config.task == "train" and not Path(path).exists():
+            yield f"adapter.{name}={path} is not there; it must name an adapter folder, or its run"
     if config.resume not in RESUME_WORDS and not Path(config.resume).exists():
         yield f"resume={config.resume} is not there; it must be never, auto or the path of a checkpoint"
 

@@ -17,6 +17,9 @@ def choice(default: str, *options: str) -> Any:
     return field(default=default, metadata={"choices": (default, *options)})
 
 
+ALL_LINEAR = "all-linear"  # every linear layer but the output head
+WHOLE_MODELS = ("none", "freeze")  # adapter names whose result is a model, not an adapter
+FOUR_BITS = ("nf4", "fp4")
 GPU_ATTENTION = ("flex_attention", "flash_attention_2")
 TASKS = ("train", "prepare", "generate", "evaluate", "export", "chat")
 
@@ -54,7 +57,7 @@ class ModelConfig:
     gradient_checkpointing: bool | None = None
     """Recompute activations in the backward pass. null: on for models over one billion parameters."""
     lora_targets: list[str] | None = None
-    """Modules that LoRA adapts in this family. null: every linear layer but the head."""
+    """Modules that low-rank adapters adapt in this family. null: every linear layer but the head."""
     resize_embeddings: bool = False
     """Give the embedding rows for all tokens of a tokenizer that has more than the model; they start near the
     mean of the others and must be trained."""
@@ -87,30 +90,53 @@ class ModelConfig:
 
 @dataclass
 class AdapterConfig:
-    """Trained add-on weights."""
+    """What learns: every parameter, a part of the network, or add-on weights over a frozen base."""
 
-    name: str = choice("none", "lora")
-    """``none`` trains every parameter; ``lora`` trains low-rank updates (arXiv:2106.09685)."""
+    name: str = choice("none", "freeze", "lora", "rslora", "dora", "pissa", "vera", "ia3")
+    """``none`` trains every parameter; ``freeze`` a part of them. Add-on weights: ``lora`` low-rank updates
+    (arXiv:2106.09685); ``rslora`` with a scale for high ranks (arXiv:2312.03732); ``dora`` with a magnitude
+    apart (arXiv:2402.09353); ``pissa`` from the principal components (arXiv:2404.02948); ``vera`` two vectors
+    around shared random matrices (arXiv:2310.11454); ``ia3`` a factor per channel (arXiv:2205.05638)."""
     rank: int = 8
-    """Rank of the LoRA update."""
+    """Rank of the update."""
     alpha: float = 16.0
-    """LoRA's scale: the update is multiplied by alpha / rank."""
+    """Scale: the update is multiplied by alpha / rank (rslora: alpha / sqrt(rank))."""
     dropout: float = 0.0
-    """Dropout on the input of the LoRA branch."""
-    target_modules: list[str] | None = None
-    """Module names to adapt. null: ``model.lora_targets``, else every linear layer but the head."""
+    """Dropout on the input of the update."""
+    target_modules: Any = None
+    """Names of the modules to adapt, or ``all-linear``: every linear layer but the head. null:
+    ``model.lora_targets``, else all-linear; for ia3 the keys, values and second feed-forward layer."""
+    modules_to_save: list[str] = field(default_factory=list)
+    """Modules that are trained whole beside the update, such as embeddings, and saved with it."""
+    init: str = choice("pissa", "pissa_niter_16")
+    """pissa: a full singular value decomposition of each matrix, or a randomised one with 16 rounds, which
+    takes seconds in place of minutes for large matrices."""
+    first_layers: int | None = None
+    """freeze: train so many decoder layers next to the embedding."""
+    last_layers: int | None = None
+    """freeze: train so many decoder layers next to the head."""
+    trainable: list[str] = field(default_factory=list)
+    """freeze: also train the parameters with these names; ``*`` stands for any text (``*norm*``)."""
+    start: str | None = None
+    """Adapter or run folder whose adapter is trained on; method, rank, targets are its own."""
+    stack: list[str] = field(default_factory=list)
+    """Adapter or run folders whose LoRA updates stay, frozen, below the new one. What is written holds all of
+    them in one adapter."""
+    merge: list[str] = field(default_factory=list)
+    """Adapter or run folders that are folded into the base, in this order, before anything is trained."""
 
 
 @dataclass
 class QuantizationConfig:
     """How the frozen base weights are stored; needs an adapter to train."""
 
-    name: str = choice("none", "nf4", "int8")
-    """``nf4``: 4-bit NormalFloat (QLoRA, arXiv:2305.14314); ``int8``: LLM.int8 (arXiv:2208.07339)."""
+    name: str = choice("none", "nf4", "fp4", "int8")
+    """``nf4``: 4-bit NormalFloat (QLoRA, arXiv:2305.14314); ``fp4``: 4-bit floating point; ``int8``: LLM.int8
+    (arXiv:2208.07339)."""
     double_quant: bool = True
-    """nf4: quantise the quantisation constants too."""
+    """nf4, fp4: quantise the quantisation constants too."""
     compute_dtype: str = choice("auto", "float32", "bfloat16", "float16")
-    """nf4: type of the products. ``auto``: as ``trainer.precision`` has them."""
+    """nf4, fp4: type of the products. ``auto``: as ``trainer.precision`` has them."""
 
 
 @dataclass

@@ -23,7 +23,7 @@ from medtune.config.mix import with_mixed_sources
 from medtune.config.paths import HUB_ID, with_absolute_paths
 from medtune.config.registry import resolve_registry
 from medtune.config.resolvers import CONF
-from medtune.config.schema import ColumnsConfig, Config, TemplateConfig
+from medtune.config.schema import WHOLE_MODELS, ColumnsConfig, Config, TemplateConfig
 from medtune.config.sources import SOURCE_KEYS
 from medtune.config.unused import unused_warning, within
 from medtune.runtime.errors import ConfigError
@@ -201,7 +201,7 @@ def choose_evaluation(config: Config) -> list[str]:
     """Decides whether a fit is followed by answers, where the settings leave it open; returns notes."""
     if config.eval.after_fit is not None:
         return []
-    measures = config.model.init == "random" and config.adapter.name != "none" and config.weights is None
+    measures = _is_adapter_on_noise(config) and config.weights is None
     config.eval.after_fit = not measures
     if not measures or config.task != "train" or not config.data.eval_splits:
         return []
@@ -209,6 +209,10 @@ def choose_evaluation(config: Config) -> list[str]:
         f"eval.after_fit=false: adapter={config.adapter.name} on random weights can answer nothing; set "
         "eval.after_fit=true to score it all the same"
     ]
+
+
+def _is_adapter_on_noise(config: Config) -> bool:
+    return config.model.init == "random" and config.adapter.name not in WHOLE_MODELS
 
 
 def has_tokenizer_files(path: str) -> bool:

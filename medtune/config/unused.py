@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medtune.config.columns import FORMAT_COLUMNS
-from medtune.config.schema import GPU_ATTENTION, Config
+from medtune.config.schema import FOUR_BITS, GPU_ATTENTION, Config
 
 MODEL = ("model", "adapter", "quantization", "weights")
 TEXT = ("data", "template")
@@ -74,6 +74,7 @@ READ_BY_TASK = {
     "export": (*MODEL, "template", "objective", "export", "trainer.accelerator", "trainer.precision"),
     "chat": (*MODEL, "template", *DECODING, "trainer.accelerator", "trainer.precision"),
 }
+ADD_ONS = ("lora", "rslora", "dora", "pissa", "vera", "ia3")
 ALWAYS_READ = ("name", "group", "tags", "run_dir", "seed", "task")
 # Config groups whose options only set other keys.
 DELTAS = ("experiment", "sweep", "debug")
@@ -97,15 +98,40 @@ def idle_column(column: str, formats: tuple[str, ...]) -> Idle:
     )
 
 
+def idle_adapter_key(key: str, readers: tuple[str, ...]) -> Idle:
+    """A key that only some ways of training read."""
+    return Idle(
+        (f"adapter.{key}",),
+        lambda config: config.adapter.name not in readers,
+        lambda config: f"adapter={config.adapter.name}",
+    )
+
+
 IDLE = (
+    *(
+        idle_adapter_key(key, readers)
+        for key, readers in {
+            "rank": ("lora", "rslora", "dora", "pissa", "vera"),
+            "alpha": ("lora", "rslora", "dora", "pissa"),
+            "dropout": ("lora", "rslora", "dora", "pissa", "vera"),
+            "target_modules": ADD_ONS,
+            "modules_to_save": ADD_ONS,
+            "init": ("pissa",),
+            "first_layers": ("freeze",),
+            "last_layers": ("freeze",),
+            "trainable": ("freeze",),
+        }.items()
+    ),
     Idle(
-        ("adapter.rank", "adapter.alpha", "adapter.dropout", "adapter.target_modules"),
-        lambda config: config.adapter.name == "none",
-        lambda config: "adapter=none",
+        tuple(
+            f"adapter.{name}" for name in ("rank", "alpha", "dropout", "target_modules", "modules_to_save")
+        ),
+        lambda config: config.adapter.start is not None,
+        lambda config: "adapter.start (its own hold)",
     ),
     Idle(
         ("quantization.double_quant", "quantization.compute_dtype"),
-        lambda config: config.quantization.name != "nf4",
+        lambda config: config.quantization.name not in FOUR_BITS,
         lambda config: f"quantization={config.quantization.name}",
     ),
     Idle(

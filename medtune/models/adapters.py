@@ -1,6 +1,5 @@
-"""Low-rank adapters (arXiv:2106.09685) through peft: adding, loading, merging."""
+"""Add-on weights over a frozen base, through peft: making them, loading them, lying on earlier ones."""
 
-import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,18 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
-from torch import nn
+from peft.utils.integrations import dequantize_module_weight
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from medtune.config.schema import Config
-from medtune.models.baichuan import NormHead
+from medtune.models.adapter_checks import check_loaded, check_sums, explain_misfit
+from medtune.models.adapter_methods import method_settings
+from medtune.models.parameter_counts import log_trained_share
 from medtune.runtime.errors import ConfigError
 
-logger = logging.getLogger(__name__)
-
-ALL_LINEAR = "all-linear"  # peft's name for every linear layer but the output head
+TRAINED = "default"  # peft's name of the adapter that learns
+ORIGIN = "origin"  # of the one that takes PiSSA's first components away
+STACKED = "stacked_"  # of earlier ones, with their number behind it
+PISSA_ROUNDS = {"pissa": None, "pissa_niter_16": 16}
 
 
 def add_adapter(model: PreTrainedModel, config: Config) -> PeftModel:
@@ -28,100 +31,138 @@ def add_adapter(model: PreTrainedModel, config: Config) -> PeftModel:
     Raises:
         ConfigError: A target module that the network does not have.
     """
-    settings = LoraConfig(
-        r=config.adapter.rank,
-        lora_alpha=config.adapter.alpha,  # type: ignore[arg-type]  # declared int, used as a number
-        lora_dropout=config.adapter.dropout,
-        target_modules=target_modules(model, config),
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
+    settings = method_settings(model, config)
     # Seeded apart, so that every rank draws the same adapter and no other random stream moves.
-    with torch.random.fork_rng(devices=[]), _without_rename_warning():
+    with torch.random.fork_rng(devices=[]), without_peft_warnings():
         torch.manual_seed(config.seed)
-        wrapped = get_peft_model(model, settings)
-    log_trainable_share(wrapped)
+        wrapped = _wrap(model, settings)
+        if config.adapter.name == "pissa":
+            _start_from_components(wrapped, settings, config.adapter.init)
+    _finish(wrapped, config)
     return wrapped
 
 
-def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool) -> PeftModel:
-    """Wraps ``model`` with the adapter that lies in ``folder``."""
-    with _without_rename_warning():
+def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool, key: str = "weights") -> PeftModel:
+    """Wraps ``model`` with the adapter that lies in ``folder``.
+
+    Raises:
+        ConfigError: It does not fit the model.
+    """
+    with without_peft_warnings(), explain_misfit(f"{key}={folder}"):
         wrapped = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
-    if trainable:
-        log_trainable_share(wrapped)
+        check_loaded(wrapped, folder, TRAINED)
     return wrapped
+
+
+def continue_adapter(model: PreTrainedModel, folder: Path, config: Config) -> PeftModel:
+    """Wraps ``model`` with the adapter in ``folder``, which is trained on.
+
+    Raises:
+        ConfigError: It does not fit the model, or is another method than ``adapter.name``.
+    """
+    wrapped = load_adapter(model, folder, trainable=True, key="adapter.start")
+    found = method_name(wrapped.peft_config[TRAINED])
+    if found != config.adapter.name:
+        raise ConfigError(
+            f"adapter.start={folder} is a {found} adapter, but adapter={config.adapter.name}; set "
+            f"adapter={found}"
+        )
+    _finish(wrapped, config)
+    return wrapped
+
+
+def method_name(settings: PeftConfig) -> str:
+    """The option of ``adapter`` that trains what ``settings`` describe."""
+    if isinstance(settings, LoraConfig):
+        return "dora" if settings.use_dora else "rslora" if settings.use_rslora else "lora"
+    return str(getattr(settings.peft_type, "value", settings.peft_type)).lower()
+
+
+def _finish(wrapped: PeftModel, config: Config) -> None:
+    """Puts the earlier adapters below, lets the new one alone learn, and says what share that is."""
+    if config.adapter.stack:
+        check_sums(wrapped.peft_config[TRAINED], f"adapter={config.adapter.name}")
+    for number, path in enumerate(config.adapter.stack):
+        _stack(wrapped, Path(path), f"{STACKED}{number}")
+    _activate_all(wrapped)
+    log_trained_share("adapter", wrapped)
+
+
+def _stack(wrapped: PeftModel, folder: Path, name: str) -> None:
+    source = f"adapter.stack={folder}"
+    check_sums(PeftConfig.from_pretrained(str(folder)), source)
+    with without_peft_warnings(), explain_misfit(source):
+        wrapped.load_adapter(str(folder), adapter_name=name, is_trainable=False)
+        check_loaded(wrapped, folder, name)
+
+
+def _activate_all(wrapped: PeftModel) -> None:
+    """Lets every adapter act and the trained one alone learn."""
+    names = list(wrapped.peft_config)
+    if len(names) == 1:
+        return
+    wrapped.base_model.set_adapter(names)  # type: ignore[operator]  # which also lets all of them learn
+    still = tuple(f".{name}." for name in names if name != TRAINED)
+    for name, parameter in wrapped.named_parameters():
+        if any(part in name for part in still):
+            parameter.requires_grad_(False)
+
+
+def _wrap(model: PreTrainedModel, settings: PeftConfig) -> PeftModel:
+    wrapped = get_peft_model(model, settings)
+    assert isinstance(wrapped, PeftModel)
+    return wrapped
+
+
+def _start_from_components(wrapped: PeftModel, settings: PeftConfig, init: str) -> None:
+    """Begins B·A with the largest singular values and vectors of each matrix (PiSSA, arXiv:2404.02948).
+
+    The paper takes them out of the base. Here the base stays as it is, and a frozen second adapter subtracts
+    them: the same function, but it is also the function of what is written, the sum of both over the
+    original base. A base in bfloat16 that had given them up would be rounded once more, and a quantised one
+    cannot give them up at all.
+    """
+    assert isinstance(settings, LoraConfig)
+    targets = wrapped.peft_config[TRAINED].target_modules  # type: ignore[attr-defined]
+    origin = LoraConfig(
+        r=settings.r, lora_alpha=settings.lora_alpha, target_modules=targets, task_type="CAUSAL_LM"
+    )
+    wrapped.add_adapter(ORIGIN, origin)
+    for module in wrapped.modules():
+        if isinstance(module, LoraLayer):
+            weight = dequantize_module_weight(module.get_base_layer()).detach().float()
+            down, up = principal_factors(weight, settings.r, PISSA_ROUNDS[init])
+            scale = module.scaling[TRAINED] ** 0.5
+            for name, sign in ((TRAINED, 1), (ORIGIN, -1)):
+                _set_weight(module.lora_A[name], down / scale)
+                _set_weight(module.lora_B[name], sign * up / scale)
+
+
+def _set_weight(layer: Any, value: Tensor) -> None:
+    layer.weight.data = value.to(layer.weight.device, torch.float32).contiguous()
+
+
+def principal_factors(weight: Tensor, rank: int, rounds: int | None) -> tuple[Tensor, Tensor]:
+    """A [rank, in] and B [out, rank] whose product is the best approximation of ``weight`` of that rank.
+
+    Args:
+        weight: float32 [out, in].
+        rank: At most the shorter side.
+        rounds: Of a randomised decomposition; None computes it whole.
+    """
+    if rounds is None:
+        left, values, right = torch.linalg.svd(weight, full_matrices=False)
+        left, values, right = left[:, :rank], values[:rank], right[:rank]
+    else:
+        left, values, columns = torch.svd_lowrank(weight, rank, niter=rounds)
+        right = columns.T
+    roots = values.sqrt()
+    return roots[:, None] * right, left * roots
 
 
 @contextmanager
-def _without_rename_warning() -> Iterator[None]:
+def without_peft_warnings() -> Iterator[None]:
     """Hides that peft asks a model for ``is_gradient_checkpointing``, which transformers renamed."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
         yield
-
-
-def target_modules(model: PreTrainedModel, config: Config) -> list[str] | str:
-    """Names of the modules to adapt: the adapter's, else the family's, else every linear layer but the head.
-
-    Raises:
-        ConfigError: A name without a linear layer; peft skips it silently where another name matches.
-    """
-    key = "adapter.target_modules" if config.adapter.target_modules is not None else "model.lora_targets"
-    targets = config.adapter.target_modules or config.model.lora_targets
-    if not targets:
-        return ALL_LINEAR
-    _check_head(model, key, targets)
-    linear = (name for name, module in model.named_modules() if isinstance(module, nn.Linear))
-    available = {name.rpartition(".")[2] for name in linear}
-    unknown = [target for target in targets if target.rpartition(".")[2] not in available]
-    if unknown:
-        raise ConfigError(
-            f"{key} names {', '.join(unknown)}, which {model.config.model_type} does not have; "
-            f"its linear layers are {', '.join(sorted(available))}"
-        )
-    return list(targets)
-
-
-def _check_head(model: PreTrainedModel, key: str, targets: list[str]) -> None:
-    """Raises ConfigError for a head whose adapter could not be merged into the same function."""
-    head: Any = model.get_output_embeddings()
-    tied = head is not None and head.weight is getattr(model.get_input_embeddings(), "weight", None)
-    reason = "it is the embedding too" if tied else None
-    if isinstance(head, NormHead):
-        reason = "its rows are normalised after a merge"
-    names = [name for name, module in model.named_modules() if module is head]
-    if reason is not None and {target.rpartition(".")[2] for target in targets} & set(names):
-        raise ConfigError(
-            f"{key} names the output head {names[0]}, but {reason}, so the adapter could not be merged into "
-            "the same function; leave it out"
-        )
-
-
-def log_trainable_share(model: PeftModel) -> None:
-    """Logs how many parameters learn."""
-    trainable, total = model.get_nb_trainable_parameters()
-    share = 100 * trainable / total
-    logger.info("adapter: %s of %s parameters learn (%.2f %%)", f"{trainable:,}", f"{total:,}", share)
-
-
-def merge_adapter(model: PeftModel) -> PreTrainedModel:
-    """Folds the adapter into its base and returns the base; ``model`` must not be used afterwards.
-
-    A quantised base is dequantised first. The adapter was trained on those very weights: merged into the
-    unquantised original, or quantised again, the result would be another function.
-    """
-    base = model.get_base_model()
-    assert isinstance(base, PreTrainedModel)
-    if getattr(base, "hf_quantizer", None) is None:
-        merged: PreTrainedModel = model.merge_and_unload()
-        return merged
-    updates: dict[str, Any] = {
-        name: module for name, module in base.named_modules() if isinstance(module, LoraLayer)
-    }
-    model.unload()
-    base.dequantize()
-    for name, update in updates.items():
-        weight = base.get_parameter(f"{name}.weight")
-        weight.data += update.get_delta_weight(update.active_adapters[0]).to(weight.dtype)
-    return base

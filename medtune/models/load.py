@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from medtune.config.schema import GPU_ATTENTION, Config, ModelConfig
+from medtune.config.schema import GPU_ATTENTION, WHOLE_MODELS, Config, ModelConfig, QuantizationConfig
 from medtune.models.folders import (
     ADAPTER_FILE,
     check_model_folder,
@@ -19,6 +19,7 @@ from medtune.models.folders import (
     is_adapter,
     read_settings,
 )
+from medtune.models.freezing import freeze
 from medtune.models.network import (
     NETWORK_KEYS,
     ROWS_MULTIPLE,
@@ -28,8 +29,15 @@ from medtune.models.network import (
     path_folder,
 )
 from medtune.models.placing import answering_types, is_drawn, place_whole, prepare_for, training_types
-from medtune.models.quantize import keep_exact_on_cpu, local_device, quantization_arguments
+from medtune.models.quantize import (
+    compute_dtype,
+    keep_exact_on_cpu,
+    local_device,
+    quantization_arguments,
+    set_compute_dtype,
+)
 from medtune.models.rope import context_length, independent_length
+from medtune.models.stored_quantization import check_stored, stored_method
 from medtune.models.tokenizers import load_tokenizer
 from medtune.runtime.errors import ConfigError
 from medtune.runtime.families import FLOAT16_OVERFLOWS, NATIVE_FAMILIES, float16_refusal, packing_refusal
@@ -78,11 +86,14 @@ def load_model(
         source = _base_of_adapter(config.model, folder)
     else:
         source = _model_in(config.model, folder)
-    model = _load_base(replace(config, model=source), for_training)
+    based = replace(config, model=source)
+    merges = _merges(config, folder)
+    model = _with_merged(based, merges, for_training) if merges else _load_base(based, for_training)
     model.config.use_cache = not for_training  # whatever a training run wrote into the file
     if for_training:
         _prepare_training(model, config)
     adapted = _adapted(model, config, folder, for_training).train(for_training)
+    adapted.merged_adapters = [path for _, path in merges]  # for who writes it
     if place and not is_quantized(model):
         place_whole(adapted, prepare_for(adapted, config, for_training))
     return adapted
@@ -101,14 +112,69 @@ def _adapted(
     if folder is not None and is_adapter(folder):
         from medtune.models.adapters import load_adapter
 
-        if not is_drawn(model):  # peft would load the adapter's weights onto the meta device too
-            place_whole(model, prepare_for(model, config, for_training))
+        _give_values(model, config, for_training)
         return load_adapter(model, folder, trainable=for_training)
-    if config.adapter.name == "lora" and (folder is None or for_training):
-        from medtune.models.adapters import add_adapter
+    if config.adapter.name == "freeze" and for_training:
+        return freeze(model, config.adapter)
+    if config.adapter.name in WHOLE_MODELS or (folder is not None and not for_training):
+        return model
+    return _with_new_adapter(model, config)
 
+
+def _with_new_adapter(model: PreTrainedModel, config: Config) -> "PeftModel":
+    from medtune.models.adapter_folders import check_base, find_adapter
+    from medtune.models.adapters import add_adapter, continue_adapter
+
+    adapter = config.adapter
+    # What begins with values of the base, or of files, cannot begin on mere shapes.
+    is_plain = adapter.name in ("lora", "rslora") and not adapter.modules_to_save
+    if not is_plain or adapter.start or adapter.stack:
+        _give_values(model, config, for_training=True)
+    stack = [str(find_adapter("adapter.stack", path)) for path in adapter.stack]
+    for path in stack:
+        check_base("adapter.stack", Path(path), model, config)
+    config = replace(config, adapter=replace(adapter, stack=stack))
+    if adapter.start is None:
         return add_adapter(model, config)
-    return model
+    start = find_adapter("adapter.start", adapter.start)
+    check_base("adapter.start", start, model, config)
+    return continue_adapter(model, start, config)
+
+
+def _give_values(model: PreTrainedModel, config: Config, for_training: bool) -> None:
+    """Draws the weights of a network that is mere shapes."""
+    if not is_drawn(model):
+        place_whole(model, prepare_for(model, config, for_training))
+
+
+def _merges(config: Config, folder: Path | None) -> list[tuple[str, Path]]:
+    """The adapters to fold into the base first, each with the key that asks for it."""
+    from medtune.models.adapter_folders import with_merged_below
+
+    adapter = config.adapter
+    if folder is not None and is_adapter(folder):
+        return with_merged_below([], [("weights", str(folder))])
+    if folder is not None:
+        return []
+    starts = [("adapter.start", adapter.start)] if adapter.start else []
+    above = [*starts, *(("adapter.stack", path) for path in adapter.stack)]
+    return with_merged_below([("adapter.merge", path) for path in adapter.merge], above)
+
+
+def _with_merged(config: Config, merges: list[tuple[str, Path]], for_training: bool) -> PreTrainedModel:
+    """The network with earlier adapters folded in, and quantised after that where it is to be."""
+    from medtune.models.adapter_folders import check_base
+    from medtune.models.merging import merge_earlier
+
+    whole = replace(config, quantization=QuantizationConfig())
+    model = _load_base(whole, for_training)
+    _give_values(model, whole, for_training)
+    for key, folder in merges:
+        if key == "adapter.merge":
+            check_base(key, folder, model, config)
+        model = merge_earlier(model, folder, key)
+        logger.info("merged %s", folder)
+    return model if config.quantization.name == "none" else _quantized(config, model, for_training)
 
 
 def _model_in(model: ModelConfig, folder: Path) -> ModelConfig:
@@ -220,7 +286,10 @@ def _load_folder(
 
     In the type of the files: then the weights are mapped into memory, and no process has a copy of its own.
     """
-    quantized = quantization_arguments(config, network)
+    method = stored_method(network.to_dict())
+    if method is not None:
+        check_stored(method, config, folder, for_training)
+    quantized = quantization_arguments(config, network, is_stored=method is not None)
     try:
         loaded: tuple[PreTrainedModel, dict[str, Any]] = network_class(network).from_pretrained(  # type: ignore[assignment]
             folder,
@@ -253,6 +322,8 @@ def _load_folder(
     if problems:
         raise ConfigError(problems)
     keep_exact_on_cpu(model)
+    if method is not None:
+        set_compute_dtype(model, compute_dtype(config))
     return model
 
 
@@ -264,19 +335,25 @@ def _build_random(
         model: PreTrainedModel = network_class(network)._from_config(
             network, dtype=torch.float32, attn_implementation=attention
         )
-    quantized = quantization_arguments(config, network)
-    if not quantized:
+    if config.quantization.name == "none":
         return model
     place_whole(model, prepare_for(model, config, for_training))
+    return _quantized(config, model, for_training)
+
+
+def _quantized(config: Config, model: PreTrainedModel, for_training: bool) -> PreTrainedModel:
+    """``model``, which has values, with its linear layers quantised."""
+    network = model.config
     quantized_model: PreTrainedModel = network_class(network).from_pretrained(
         None,
         config=network,
         state_dict=model.state_dict(),
         dtype=_frozen_type(config, network, for_training),
-        attn_implementation=attention,
-        **quantized,
+        attn_implementation=network._attn_implementation,
+        **quantization_arguments(config, network),
     )
-    quantized_model.config._name_or_path = quantized_model.name_or_path = ""  # where peft expects a text
+    # Where peft expects a text.
+    quantized_model.config._name_or_path = quantized_model.name_or_path = network._name_or_path or ""
     keep_exact_on_cpu(quantized_model)
     return quantized_model
 
@@ -322,7 +399,7 @@ def _best_attention(config: Config, family: Any, network: PreTrainedConfig, for_
 
 def _prepare_training(model: PreTrainedModel, config: Config) -> None:
     """Refuses what would go wrong in silence; gradient checkpointing where set, or the model is large."""
-    if config.quantization.name != "none" and config.adapter.name == "none" and config.weights is None:
+    if config.quantization.name != "none" and config.adapter.name in WHOLE_MODELS and config.weights is None:
         raise ConfigError(
             f"quantization={config.quantization.name} freezes every weight; train with adapter=lora"
         )

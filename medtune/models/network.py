@@ -14,6 +14,7 @@ from medtune.models.baichuan import BaichuanForCausalLM
 from medtune.models.bloom import BloomForCausalLM
 from medtune.models.folders import find_folder, read_settings
 from medtune.models.rope import stretch_positions
+from medtune.models.stored_quantization import PACKAGES, stored_method
 from medtune.models.tokenizers import load_tokenizer
 from medtune.runtime.errors import ConfigError
 
@@ -91,15 +92,14 @@ def _read_network(folder: Path) -> PreTrainedConfig:
     """The ``config.json`` of ``folder`` as transformers reads it.
 
     Raises:
-        ConfigError: A value that it does not take, or weights that are quantised in the files.
+        ConfigError: A value that it does not take, or weights that are quantised in an unknown way.
     """
-    quantized = read_settings(folder / "config.json").get("quantization_config")
-    if quantized is not None:
-        method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
+    method = stored_method(read_settings(folder / "config.json"))
+    if method is not None and method not in PACKAGES:
         raise ConfigError(
-            f"{folder / 'config.json'} has quantization_config ({method}): its weights are quantised "
-            "already, which is not supported; take the unquantised model, with quantization=nf4 or int8 and "
-            "an adapter"
+            f"{folder / 'config.json'} has quantization_config ({method}): weights that are quantised in "
+            f"such a way are not supported ({', '.join(PACKAGES)} are); take the unquantised model, with "
+            "quantization=nf4 or int8 and an adapter"
         )
     try:
         network: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)

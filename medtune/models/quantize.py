@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
-from medtune.config.schema import Config
+from medtune.config.schema import FOUR_BITS, Config
 from medtune.models.placing import PRODUCTS
 from medtune.runtime.errors import ConfigError
 
@@ -15,21 +15,31 @@ INPUT_BLOCK = 64
 OUTPUT_BLOCK = 32
 
 
-def quantization_arguments(config: Config, network: PreTrainedConfig) -> dict[str, Any]:
+def quantization_arguments(
+    config: Config, network: PreTrainedConfig, is_stored: bool = False
+) -> dict[str, Any]:
     """Keyword arguments of ``from_pretrained`` that quantise while loading; none without quantisation.
 
+    Args:
+        config: The whole configuration.
+        network: Gives the widths.
+        is_stored: The files hold quantised weights, which say themselves how.
+
     Raises:
-        ConfigError: nf4, and a width of ``network`` that does not split into blocks.
+        ConfigError: 4 bits, and a width of ``network`` that does not split into blocks.
     """
+    placed = {"device_map": {"": local_device(config)}}
+    if is_stored:
+        return placed
     if config.quantization.name == "none":
         return {}
     check_widths(config.quantization.name, network)
-    return {"quantization_config": bits_and_bytes(config), "device_map": {"": local_device(config)}}
+    return {"quantization_config": bits_and_bytes(config), **placed}
 
 
 def check_widths(name: str, network: PreTrainedConfig) -> None:
     """Raises ConfigError for a network whose matrices do not split into 4-bit blocks."""
-    if name != "nf4":
+    if name not in FOUR_BITS:
         return
     head_dim = getattr(network, "head_dim", None) or network.hidden_size // network.num_attention_heads
     key_heads = getattr(network, "num_key_value_heads", None) or network.num_attention_heads
@@ -40,7 +50,7 @@ def check_widths(name: str, network: PreTrainedConfig) -> None:
         ("num_key_value_heads * head size", key_heads * head_dim, OUTPUT_BLOCK),
     )
     problems = [
-        f"quantization=nf4 needs model.{key} ({width}) to be a multiple of {block}; use quantization=int8"
+        f"quantization={name} needs model.{key} ({width}) to be a multiple of {block}; use quantization=int8"
         for key, width, block in widths
         if width % block
     ]
@@ -49,12 +59,18 @@ def check_widths(name: str, network: PreTrainedConfig) -> None:
 
 
 def bits_and_bytes(config: Config) -> BitsAndBytesConfig:
-    """The bitsandbytes settings of ``quantization``; the head keeps its type."""
+    """The bitsandbytes settings of ``quantization``.
+
+    Linear layers of the decoder are packed. Head, embedding and norms keep the type of frozen weights,
+    adapters that of trained ones (placing.py). peft's ``prepare_model_for_kbit_training`` would make float32
+    copies of the former, which a large vocabulary pays with gigabytes, and autocast rounds again before each
+    product; what else it does (gradients below a frozen embedding) non-reentrant checkpoints do not need.
+    """
     if config.quantization.name == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
+        bnb_4bit_quant_type=config.quantization.name,
         bnb_4bit_use_double_quant=config.quantization.double_quant,
         bnb_4bit_compute_dtype=compute_dtype(config),
     )
@@ -70,6 +86,14 @@ def keep_exact_on_cpu(model: PreTrainedModel) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+
+
+def set_compute_dtype(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Makes 4-bit layers compute as this run does, not as the one that wrote them."""
+    for module in model.modules():
+        if hasattr(module, "compute_dtype"):
+            module.compute_dtype = dtype  # type: ignore[assignment]
+            module.compute_type_is_set = True  # type: ignore[assignment]  # else the first input decides
 
 
 def compute_dtype(config: Config) -> torch.dtype:

@@ -38,7 +38,7 @@ def run(config: Config, folder: RunFolder) -> None:
     with settle_weights(config) as weights:
         model: Any = load_model(config, for_training=False, weights=weights)
         if config.export.merge and hasattr(model, "peft_config"):
-            from medtune.models.adapters import merge_adapter  # here, since peft costs seconds to import
+            from medtune.models.merging import merge_adapter  # here, since peft costs seconds to import
 
             model = merge_adapter(model)
             config = replace(config, adapter=AdapterConfig(), quantization=QuantizationConfig())

@@ -45,4 +45,6 @@ def checkpoint_in(weights: str) -> Checkpoint | None:
 def write_checkpoint_model(config: Config, checkpoint: Checkpoint, folder: Path) -> None:
     """Writes a checkpoint's weights as a Hugging Face folder, whatever strategy saved them."""
     model = load_model(replace(config, weights=None), for_training=True)
-    write_model(model, weights_of(checkpoint), load_tokenizer(config.model), config, folder)
+    # What was frozen is not in the checkpoint; it is as it was when the run began.
+    weights = {**model.state_dict(), **weights_of(checkpoint)}
+    write_model(model, weights, load_tokenizer(config.model), config, folder)

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-import medtune
+from medtune import __version__
 from medtune.config.inherit import LEVELS_UP, RUN_RECORD
 from medtune.config.keys import value_of
 from medtune.config.load import load_config, show
@@ -77,7 +77,7 @@ def card_lines(config: Config, run: RunFolder | None, with_adapter: bool) -> Ite
     yield from section("Results", [*result_lines(result), *score_lines(recorded(run, "scores_file"))])
     yield from section("Use", use_lines(config, with_adapter))
     commit = (recorded(run, "environment_file").get("git") or {}).get("commit")
-    yield f"Made with medtune {medtune.__version__}{f' at {commit[:12]}' if commit else ''}; `medtune.json` "
+    yield f"Made with medtune {__version__}{f' at {commit[:12]}' if commit else ''}; `medtune.json` "
     yield "beside this file holds the settings that medtune needs to use the model."
 
 

@@ -35,6 +35,8 @@ STEP_FOLDER = re.compile(r"step-(\d+)")
 FIXED = (
     "seed", "objective", "data.global_batch_size", "trainer.precision", "optim.name", "optim.lr",
     "optim.betas", "optim.eps", "optim.weight_decay", "adapter.name", "adapter.rank", "quantization.name",
+    "adapter.alpha", "adapter.target_modules", "adapter.modules_to_save", "adapter.init",
+    "adapter.first_layers", "adapter.last_layers", "adapter.trainable",
     # Which rows a step shows.
     "data.sequence_length", "data.packing", "data.pack_groups", "data.overlong", "data.max_examples",
     "data.max_tokens", "data.validation_size", "data.filter", "data.dedup", "data.dedup_threshold",

@@ -17,6 +17,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.fsdp import fully_shard
 
 from medtune.models.placing import Prepare, parts
+from medtune.models.shardable import make_shardable
 
 
 class FullyShardedStrategy(ModelParallelStrategy):
@@ -42,6 +43,7 @@ class FullyShardedStrategy(ModelParallelStrategy):
         mesh = self.device_mesh["data_parallel"]
         for part in parts(model):
             prepare(part)
+            make_shardable(part)
             fully_shard(part, mesh=mesh, reshard_after_forward=self.reshard_after_forward)
         return model
 

@@ -91,4 +91,6 @@ def layers_above(own: int, kinds: Kinds) -> int:
 def is_matrix(parameter: nn.Parameter) -> bool:
     """Whether it has rows and columns."""
     # Under ZeRO-3 a parameter is an empty vector between its uses; its own shape is kept beside it.
-    return len(getattr(parameter, "ds_shape", parameter.shape)) > 1
+    shape: tuple[int, ...] = getattr(parameter, "ds_shape", parameter.shape)
+    # The factors of (IA)^3 are [1, n] and [n, 1]: decay would pull them to 0, which switches channels off.
+    return sum(side > 1 for side in shape) > 1

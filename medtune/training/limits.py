@@ -9,6 +9,7 @@ from medtune.runtime.families import FLOAT16_OVERFLOWS, float16_refusal
 from medtune.training.strategies import strategy_name
 
 PACKAGES = {"galore": "galore_torch", "apollo": "apollo_torch"}
+WITH_B_MATRICES = ("lora", "rslora", "dora", "pissa")
 COMPILERS = ("g++", "clang++", "c++")
 
 # Optimizers that cannot work on weights which a strategy has divided, and why.
@@ -56,8 +57,9 @@ def optimizer_problems(config: Config) -> Iterator[str]:
             f"optim={name} with strategy.offload_optimizer=true: bitsandbytes would update on the GPU what "
             "lies in main memory; set optim=adamw"
         )
-    if config.optim.lora_plus_ratio is not None and config.adapter.name == "none":
-        yield "optim.lora_plus_ratio is about LoRA's B matrices, and adapter=none has none; leave it out"
+    adapter = config.adapter.name
+    if config.optim.lora_plus_ratio is not None and adapter not in WITH_B_MATRICES:
+        yield f"optim.lora_plus_ratio: adapter={adapter} has none of LoRA's B matrices; leave it out"
 
 
 def precision_problems(config: Config) -> Iterator[str]:

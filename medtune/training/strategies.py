@@ -110,11 +110,6 @@ def strategy_problems(config: Config) -> list[str]:
     """What cannot work, a sentence each; imports nothing heavy."""
     name = strategy_name(config)
     problems = []
-    if config.quantization.name != "none" and name in ("zero", "fsdp"):
-        problems.append(
-            f"quantization={config.quantization.name} with strategy={name}: it cannot shard quantised "
-            "weights (bitsandbytes keeps their constants beside them); use strategy=ddp, or quantization=none"
-        )
     if name == "zero":
         problems += _zero_problems(config)
     return problems

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict
@@ -69,7 +70,12 @@ def _weights_of_distributed(path: Path) -> dict[str, Tensor]:
 
 
 def gathered_weights(module: LanguageModelModule, layout: str, is_global_zero: bool) -> dict[str, Tensor]:
-    """The network's tensors, whole, on the CPU of rank zero; empty on the others. All ranks call it."""
+    """The network's tensors, whole, on the CPU of rank zero; empty on the others. All ranks call it.
+
+    Of an adapted network the adapter's alone: nobody needs the base gathered.
+    """
+    if hasattr(module.model, "peft_config") and layout in ("zero3", "fsdp"):
+        return _gathered_adapter(module.model, layout, is_global_zero)
     if layout == "zero3":
         return _gathered_from_zero(module.model, is_global_zero)
     if layout == "fsdp":
@@ -81,6 +87,31 @@ def gathered_weights(module: LanguageModelModule, layout: str, is_global_zero: b
     if not is_global_zero:
         return {}
     return {name: tensor.detach().cpu() for name, tensor in module.model.state_dict().items()}
+
+
+def _gathered_adapter(model: nn.Module, layout: str, is_global_zero: bool) -> dict[str, Tensor]:
+    tensors = {name: tensor for name, tensor in model.named_parameters() if is_adapter_tensor(name)}
+    weights = {}
+    for name, tensor in tensors.items():
+        whole = _whole_of_zero(tensor) if layout == "zero3" else tensor.full_tensor()  # type: ignore[attr-defined]
+        if is_global_zero:
+            weights[name] = whole.detach().cpu()
+    # Under every name that a buffer of several modules has.
+    buffers = model.named_buffers(remove_duplicate=False)
+    weights.update({name: buffer.cpu() for name, buffer in buffers if is_adapter_tensor(name)})
+    return weights if is_global_zero else {}
+
+
+def _whole_of_zero(parameter: Tensor) -> Tensor:
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters([parameter]):
+        return parameter.detach().cpu().clone()
+
+
+def is_adapter_tensor(name: str) -> bool:
+    """Whether a parameter or buffer of this name is an adapter's."""
+    return any(mark in name for mark in (".lora_", ".ia3_l.", ".vera_", ".modules_to_save."))
 
 
 def _gathered_from_zero(model: nn.Module, is_global_zero: bool) -> dict[str, Tensor]:
@@ -129,13 +160,15 @@ def write_model(
         folder: Replaced once the new one is whole.
         run: The run that trained it, for its card.
     """
-    more = {"save_embedding_layers": False} if config.adapter.name != "none" else {}
     weights = share_tied(model, weights)
     size = sum(tensor.nbytes for tensor in weights.values())
     with whole_folder(folder) as aside:
         try:
             with no_progress_bars(), cache_on(model):
-                model.save_pretrained(aside, state_dict=weights, **more)
+                if hasattr(model, "peft_config"):
+                    write_adapter(model, weights, aside)
+                else:
+                    model.save_pretrained(aside, state_dict=weights)
             tokenizer.save_pretrained(aside)
             settle_remote_code(aside, config.model.path)
             write_json(aside / SETTINGS, settings_of(config))
@@ -143,6 +176,19 @@ def write_model(
         except SafetensorError as error:
             raise OSError(0, f"{error}; about {size / 2**20:.0f} MiB are needed") from error
     log.info("model %s", folder)
+
+
+def write_adapter(model: Any, weights: dict[str, Tensor], folder: Path) -> None:
+    """Writes an adapter that can be used without the folders of earlier ones that lie below it.
+
+    Stacked ones are a part of it; copies of those that were folded into its base lie beside it.
+    """
+    from medtune.models.adapter_folders import MERGED  # here, since peft costs seconds
+    from medtune.models.merging import save_adapter
+
+    save_adapter(model, weights, folder)
+    for number, path in enumerate(getattr(model, "merged_adapters", ())):
+        shutil.copytree(path, folder / MERGED / str(number), ignore=shutil.ignore_patterns(MERGED))
 
 
 @contextmanager

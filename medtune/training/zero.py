@@ -16,6 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from medtune.models.placing import Prepare, WeightTypes, cast, parts
+from medtune.models.shardable import make_shardable
 from medtune.training.precision import kept_buffers
 
 # Elements in a communication buffer on CPU ranks. Lightning's 200 million would cost 800 MB each.
@@ -80,6 +81,8 @@ class ZeroStrategy(DeepSpeedStrategy):
         is_half = self.config.get("bf16", {}).get("enabled")
         for part in parts(model):
             prepare(part)
+            if self.zero_stage_3:
+                make_shardable(part)
             if is_half:
                 # DeepSpeed refuses partitions of another type than its own.
                 cast(part, WeightTypes(torch.bfloat16, torch.bfloat16))

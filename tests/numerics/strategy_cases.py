@@ -82,6 +82,18 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
     ),
     "lion": ({"optim__name": "lion", "optim__lr": 1e-3, "optim__weight_decay": 0.1}, 2),
     "adafactor": ({"optim__name": "adafactor", "optim__lr": 1e-2}, 2),
+    # Every other way to adapt, and packed bases, which are divided too.
+    "drawn_nf4": ({"adapter__name": "lora", "quantization__name": "nf4"}, 2),
+    "drawn_int8": ({"adapter__name": "rslora", "quantization__name": "int8", "optim__lr": 0.1}, 2),
+    "drawn_dora_fp4": ({"adapter__name": "dora", "quantization__name": "fp4"}, 2),
+    "drawn_pissa": ({"adapter__name": "pissa", "adapter__alpha": 8.0, "optim__lr": 0.1}, 2),
+    "drawn_vera": ({"adapter__name": "vera", "optim__lr": 10.0}, 2),
+    "drawn_ia3": ({"adapter__name": "ia3", "optim__lr": 10.0}, 2),
+    "drawn_freeze": ({"adapter__name": "freeze", "adapter__last_layers": 1, "optim__lr": 0.1}, 2),
+    "drawn_norm_head_whole": (
+        {"adapter__name": "lora", "adapter__modules_to_save": ["embed_tokens", "lm_head"], "optim__lr": 0.1},
+        2,
+    ),
     "untouched": ({"optim__lr": 0.0, "trainer__max_steps": 1}, 4),
 }
 SAVED_STEP, ALL_STEPS = 2, 4
@@ -97,14 +109,24 @@ def case_config(name: str, run_dir: Path, strategy: str) -> Config:
     config = toy_config(run_dir, data__global_batch_size=8, data__micro_batch_size=micro, **changes)
     config.strategy = STRATEGIES.get(strategy, {})
     if name.startswith("drawn"):
-        # Small: torch adds up the norm of an embedding of 2,000 tokens with an error of 2e-5 on CPUs.
-        sizes = {"hidden_size": 32, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
-        tokenizer = str(PROJECT / "tests/fixtures/baichuan/tok_tiny/v1")
-        config.model = ModelConfig(
-            init="random", model_type="baichuan", tokenizer=tokenizer, **sizes,
-            tie_word_embeddings="norm" not in name, architecture={"norm_head": "norm" in name},
-        )  # fmt: skip
+        config.model = drawn_model(name)
     return config
+
+
+def drawn_model(name: str) -> ModelConfig:
+    # Small: torch adds up the norm of an embedding of 2,000 tokens with an error of 2e-5 on CPUs.
+    sizes = {"hidden_size": 32, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    if "quantization__name" in CASES[name][0]:
+        sizes |= {"hidden_size": 64, "intermediate_size": 128}  # multiples of a 4-bit block
+    is_normalised = "norm_head" in name
+    return ModelConfig(
+        init="random",
+        model_type="baichuan",
+        tokenizer=str(PROJECT / "tests/fixtures/baichuan/tok_tiny/v1"),
+        **sizes,
+        tie_word_embeddings=not is_normalised,
+        architecture={"norm_head": is_normalised},
+    )
 
 
 def case_model(name: str) -> Any:
@@ -156,20 +178,26 @@ def summary(result: FitResult, folder: RunFolder) -> dict[str, Any]:
     }
 
 
-def run_resumed(strategy: str, out: Path, rank: int, world_size: int) -> dict[str, Any]:
+def run_resumed(
+    strategy: str, out: Path, rank: int, world_size: int, adapted: bool = False
+) -> dict[str, Any]:
     """Four steps with dropout and shuffling; then the last two again, from the checkpoint between them."""
-    whole = RunFolder(out / "whole")
+    kind = "adapted_" if adapted else ""
+    whole = RunFolder(out / f"{kind}whole")
     changes = {**ADAMW, "checkpoint__every_n_steps": SAVED_STEP, "checkpoint__keep_last": 2}
+    if adapted:
+        changes |= {"adapter__name": "pissa", "adapter__dropout": 0.3, "quantization__name": "nf4"}
     results = {}
-    for folder in (whole, RunFolder(out / "resumed")):
+    for folder in (whole, RunFolder(out / f"{kind}resumed")):
         config = toy_config(folder.path, data__global_batch_size=4, trainer__max_steps=ALL_STEPS, **changes)
         config.strategy = STRATEGIES.get(strategy, {})
+        build: Any = lambda: tiny_model(dropout=0.3, tie_word_embeddings=True)  # noqa: E731
+        if adapted:
+            config.model, build = drawn_model("drawn_nf4"), None
         if folder is not whole:
             config.resume = str(whole.checkpoints / f"step-{SAVED_STEP}")
         data = ToyData(ROWS, 4, 1, world_size, rank, shuffle_seed=1)
-        result = fit(
-            config, data, folder, build_model=lambda: tiny_model(dropout=0.3, tie_word_embeddings=True)
-        )
+        result = fit(config, data, folder, build_model=build)
         if rank == 0:
             results[folder.path.name] = {**summary(result, folder), "rows": data.seen}
     return results
@@ -233,6 +261,7 @@ def run_all(strategy: str, out: Path) -> dict[str, Any]:
     names = [name for name in CASES if not is_refused(name, strategy)]
     results = {name: run_case(name, strategy, out, rank, world_size) for name in names}
     results |= run_resumed(strategy, out, rank, world_size)
+    results |= run_resumed(strategy, out, rank, world_size, adapted=True)
     results["half"] = run_half(strategy, out, rank, world_size)
     if strategy in ("one", "ddp"):
         results["interrupted"] = run_interrupted(strategy, out, rank, world_size)

@@ -16,6 +16,8 @@ ROOT = Path(__file__).parents[2]
 MIXED = ["mixed", "mixed_accumulated"]
 FITS = ["accumulated", "clipped", "adamw", "lora", "tied", "drawn", "drawn_lora", *MIXED]
 FITS += ["drawn_norm_head", "lora_head", "grouped", "lion", "adafactor"]
+FITS += ["drawn_nf4", "drawn_int8", "drawn_dora_fp4", "drawn_pissa", "drawn_vera", "drawn_ia3"]
+FITS += ["drawn_freeze", "drawn_norm_head_whole"]
 
 # A start costs some 20 seconds, most of it imports.
 STRATEGIES = [
@@ -109,9 +111,10 @@ def test_random_weights_are_those_of_one_process(two):
     assert float(deviation) == pytest.approx(0.02, rel=0.05)
 
 
-def test_a_resumed_fit_goes_on_as_if_it_had_not_stopped(two):
-    """With dropout: every rank's random stream is restored too."""
-    whole, resumed = two["whole"], two["resumed"]
+@pytest.mark.parametrize("kind", ["", "adapted_"])
+def test_a_resumed_fit_goes_on_as_if_it_had_not_stopped(two, kind):
+    """With dropout: every rank's random stream is restored too. Adapted: PiSSA on 4 bits, made anew."""
+    whole, resumed = two[f"{kind}whole"], two[f"{kind}resumed"]
     assert resumed["losses"] == whole["losses"][SAVED_STEP:]
     assert resumed["rows"] == whole["rows"][-len(resumed["rows"]) :]
     assert resumed["tokens"] == whole["tokens"]

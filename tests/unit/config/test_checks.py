@@ -129,6 +129,26 @@ def with_section(config, section, **values):
             id="no_module_to_adapt",
         ),
         pytest.param(
+            "adapter",
+            {"name": "lora", "target_modules": "q_proj"},
+            "adapter.target_modules=q_proj must be a list of module names, such as [q_proj,v_proj], or "
+            "all-linear",
+            id="targets_that_are_no_list",
+        ),
+        pytest.param(
+            "adapter",
+            {"name": "freeze"},
+            "adapter=freeze names nothing to train; set adapter.last_layers=N, adapter.first_layers=N or "
+            "adapter.trainable=[PATTERN]",
+            id="all_frozen",
+        ),
+        pytest.param(
+            "adapter",
+            {"name": "freeze", "last_layers": 0, "trainable": ["*norm*"]},
+            "adapter.last_layers=0 must be at least 1",
+            id="no_layers",
+        ),
+        pytest.param(
             "quantization",
             {"name": "nf4"},
             "quantization=nf4 freezes the weights, so there is nothing to train; add adapter=lora",
@@ -467,7 +487,7 @@ def test_new_rows_of_the_embedding_must_be_trained(sound):
     config = with_section(with_section(sound, "model", resize_embeddings=True), "adapter", name="lora")
     assert check(config, CPU) == [
         "model.resize_embeddings=true adds rows to the embedding, which adapter=lora would leave as they are "
-        "drawn; train with adapter=none"
+        "drawn; train with adapter=none, or name the embedding and the head in adapter.modules_to_save"
     ]
 
 
@@ -489,3 +509,84 @@ def test_a_file_in_the_place_of_a_folder_is_told(sound, folder):
     assert check(config, CPU) == [
         f"model.path={folder / 'train.json'} is a file; give the folder that holds it, model.path={folder}"
     ]
+
+
+EARLIER = "/"  # a folder that is there
+ADAPTERS_THAT_CANNOT_BE = [
+    pytest.param(
+        {"name": "none", "start": EARLIER},
+        "none",
+        "adapter.start=/ needs an adapter to train; adapter=none trains the model itself: fold the earlier "
+        "one in with adapter.merge, or set adapter=lora",
+        id="start_of_nothing",
+    ),
+    pytest.param(
+        {"name": "freeze", "last_layers": 1, "stack": [EARLIER]},
+        "none",
+        "adapter.stack=[/] needs an adapter to train; adapter=freeze trains the model itself: fold the "
+        "earlier one in with adapter.merge, or set adapter=lora",
+        id="stack_below_a_model",
+    ),
+    pytest.param(
+        {"name": "pissa", "start": EARLIER},
+        "none",
+        "adapter.start=/: pissa is a way to begin, and what it writes is a LoRA adapter; go on with "
+        "adapter=lora",
+        id="pissa_begins",
+    ),
+    *(
+        pytest.param(
+            {"name": name, "stack": [EARLIER]},
+            "none",
+            f"adapter.stack=[/] with adapter={name}: only low-rank updates add up (lora, rslora, pissa); "
+            "fold the earlier ones in with adapter.merge",
+            id=f"{name}_does_not_add_up",
+        )
+        for name in ("dora", "vera", "ia3")
+    ),
+    pytest.param(
+        {"name": "lora", "merge": ["/nowhere"]},
+        "none",
+        "adapter.merge=/nowhere is not there; it must name an adapter folder, or its run",
+        id="merge_of_nothing",
+    ),
+    pytest.param(
+        {"name": "dora"},
+        "int8",
+        "quantization=int8 with adapter=dora: DoRA needs the norms of the weights in every pass, and peft "
+        "loses the scales of 8-bit weights when it asks for them; use quantization=nf4, or adapter=lora",
+        id="dora_on_8_bits",
+    ),
+    pytest.param(
+        {"name": "freeze", "last_layers": 1},
+        "fp4",
+        "quantization=fp4 freezes the weights, so there is nothing to train with adapter=freeze; add "
+        "adapter=lora",
+        id="quantised_and_thawed",
+    ),
+]
+
+
+@pytest.mark.parametrize(("adapter", "quantization", "problem"), ADAPTERS_THAT_CANNOT_BE)
+def test_adapters_that_cannot_be(sound, adapter, quantization, problem):
+    config = with_section(with_section(sound, "adapter", **adapter), "quantization", name=quantization)
+    assert check(config, CPU) == [problem]
+    assert check(replace(config, task="generate"), CPU) == []
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        {"name": "lora", "modules_to_save": ["embed_tokens", "lm_head"]},
+        {"name": "freeze", "trainable": ["*embed*", "*lm_head*"]},
+        {"name": "none"},
+    ],
+)
+def test_new_rows_that_are_trained_may_be(sound, adapter):
+    config = with_section(with_section(sound, "model", resize_embeddings=True), "adapter", **adapter)
+    assert check(config, CPU) == []
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj"], None])
+def test_targets_that_may_be(sound, targets):
+    assert check(with_section(sound, "adapter", name="lora", target_modules=targets), CPU) == []

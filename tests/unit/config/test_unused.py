@@ -81,6 +81,25 @@ BASE = Config(data=DataConfig(eval_splits=["test"]), trainer=TrainerConfig(devic
             id="weights_of_train",
         ),
         pytest.param(BASE, "adapter.rank", "adapter.rank has no effect with adapter=none", id="no_adapter"),
+        *(
+            pytest.param(
+                replace(BASE, adapter=AdapterConfig(name)),
+                f"adapter.{key}",
+                f"adapter.{key} has no effect with adapter={name}",
+                id=f"{key}_of_{name}",
+            )
+            for name, key in (
+                *(("ia3", "rank"), ("vera", "alpha"), ("ia3", "dropout"), ("lora", "init")),
+                *(("freeze", "target_modules"), ("freeze", "modules_to_save"), ("lora", "last_layers")),
+                *(("dora", "first_layers"), ("none", "trainable")),
+            )
+        ),
+        pytest.param(
+            replace(BASE, adapter=AdapterConfig("lora", start="earlier")),
+            "adapter.rank",
+            "adapter.rank has no effect with adapter.start (its own hold)",
+            id="rank_of_an_earlier_adapter",
+        ),
         pytest.param(
             replace(BASE, quantization=QuantizationConfig(name="int8")),
             "quantization.double_quant",

@@ -2,7 +2,8 @@ import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from medtune.config.schema import AdapterConfig, Config, ModelConfig
-from medtune.models.adapters import add_adapter, target_modules
+from medtune.models.adapter_methods import target_modules
+from medtune.models.adapters import add_adapter
 from medtune.runtime.errors import ConfigError
 
 

@@ -279,8 +279,8 @@ def test_a_folder_that_does_not_fit_is_refused_with_what_is_wrong(stored, spoil,
         pytest.param(change_config(num_attention_heads=0), "config.json: no llama can be built", id="zero"),
         pytest.param(change_config(hidden_act="foo"), "config.json: no llama .*foo", id="activation"),
         pytest.param(
-            change_config(quantization_config={"quant_method": "gptq"}),
-            r"has quantization_config \(gptq\): its weights are quantised ",
+            change_config(quantization_config={"quant_method": "hqq"}),
+            r"has quantization_config \(hqq\): weights that are quantised in such a way are not supported",
             id="quantised",
         ),
         pytest.param(

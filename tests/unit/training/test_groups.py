@@ -70,3 +70,9 @@ def test_a_matrix_that_zero3_has_emptied_is_still_one():
     matrix.ds_shape = torch.Size([4, 4])
     assert is_matrix(matrix)
     assert not is_matrix(nn.Parameter(torch.empty(4)))
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (4, 1)])
+def test_factors_that_are_held_as_one_row_or_column_are_none(shape):
+    """(IA)^3's; a decay would come to switch channels off."""
+    assert not is_matrix(nn.Parameter(torch.ones(shape)))

@@ -49,7 +49,7 @@ def configured(**sections) -> Config:
         ),
         pytest.param(
             configured(optim=OptimConfig(lora_plus_ratio=16.0)),
-            "optim.lora_plus_ratio is about LoRA's B matrices, and adapter=none has none; leave it out",
+            "optim.lora_plus_ratio: adapter=none has none of LoRA's B matrices; leave it out",
             id="lora_plus_without_lora",
         ),
         pytest.param(

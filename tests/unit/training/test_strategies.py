@@ -33,12 +33,6 @@ def test_layouts(config, layout):
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        pytest.param(
-            configured("nf4", _target_=f"{BUILDERS}.fsdp"),
-            "quantization=nf4 with strategy=fsdp",
-            id="nf4_fsdp",
-        ),
-        pytest.param(configured("int8", _target_=ZERO, stage=3), "use strategy=ddp", id="int8_zero"),
         pytest.param(configured(_target_=ZERO, stage=4), "strategy.stage=4 must be 1, 2 or 3", id="stage"),
         pytest.param(
             configured(_target_=ZERO, stage=2, offload_parameters=True),
@@ -53,8 +47,11 @@ def test_what_cannot_work_is_told_with_the_reason(config, words):
     assert words in problems[0]
 
 
-def test_nf4_under_ddp_is_fine():
-    assert strategy_problems(configured("nf4", _target_=f"{BUILDERS}.ddp")) == []
+@pytest.mark.parametrize("quantization", ["nf4", "fp4", "int8"])
+@pytest.mark.parametrize("node", [{"_target_": f"{BUILDERS}.fsdp"}, {"_target_": ZERO, "stage": 3}])
+def test_quantised_bases_may_be_sharded(quantization, node):
+    """tests/numerics/test_strategies.py holds that they are right."""
+    assert strategy_problems(configured(quantization, **node)) == []
 
 
 def test_asking_for_problems_imports_nothing_heavy():
