@@ -8,7 +8,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from benchmarks.report import Figure, report
+from benchmarks.report import Figure, report, table
 from benchmarks.training.case import MODES, Case
 from medtune.runtime.hardware import PROJECT
 
@@ -27,7 +27,13 @@ def cpu_figures() -> list[Figure]:
     """What can be said without a GPU."""
     from benchmarks.training import loops, memory, rows
 
-    return [*loops.figures(), *rows.figures(), *memory.figures()]
+    found: list[Figure] = []
+    for part in (loops, rows, memory):
+        figures = [*part.figures()]
+        # On a busy machine the whole takes long, and what is known should not be lost with the rest.
+        print(table(part.__name__.rpartition(".")[2], figures), file=sys.stderr, flush=True)
+        found += figures
+    return found
 
 
 def read(arguments: Sequence[str] | None) -> argparse.Namespace:
