@@ -1,140 +1,122 @@
-"""A training step through Lightning against a bare PyTorch loop on the same batches, in one process.
+"""Training: the cost of a step, packed rows and memory on a CPU; networks of real size on a GPU.
 
-Both learn the tiny model on the built-in data with the same loss at the same columns, the same
-clipping, optimizer and schedule. Rounds alternate; the best of each counts, in CPU-seconds of one
-thread, because the machine may be shared.
+Without arguments: medtune's step against other loops, packed rows against padded batches, and peak memory
+with and without what saves it. With --device: networks with drawn weights on packed rows, one process each.
 """
 
-import json
+import argparse
 import sys
-import tempfile
-import time
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-from benchmarks.report import Figure, report, run_child
-from medtune.config.schema import Config
-
-MODULE = "benchmarks.bench_train"
-ROUNDS, WARM_UP_STEPS, STEPS = 3, 10, 60
+from benchmarks.report import Figure, report, table
+from benchmarks.training.case import MODES, Case
+from medtune.runtime.hardware import PROJECT
 
 
-def main() -> None:
-    figures = []
-    # The budget is for the rows of data=sample; a step of one row shows Lightning's fixed cost.
-    for name, rows_per_step, budget in (("tiny, 4 rows a step", 4, 0.97), ("tiny, 1 row a step", 1, None)):
-        best = run_child(MODULE, str(rows_per_step))
-        figures += [
-            Figure(f"{name}: share of a bare loop's speed", best["bare"] / best["fit"], "", budget, "higher"),
-            Figure("  bare loop", best["bare"] * 1000, "CPU-ms/step"),
-            Figure("  medtune", best["fit"] * 1000, "CPU-ms/step"),
-            Figure("  difference", (best["fit"] - best["bare"]) * 1000, "CPU-ms/step"),
-        ]
-    report("train", figures)
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = read(arguments)
+    if options.device is None:
+        report("train", [*cpu_figures()])
+        return
+    from benchmarks.training.cases import figures
+
+    report(f"train_{options.device}", [*figures(cases(options))])
 
 
-def child(rows_per_step: int) -> None:
-    """Prints the best CPU-seconds per step of both loops."""
+def cpu_figures() -> list[Figure]:
+    """What can be said without a GPU."""
+    from benchmarks.training import loops, memory, rows
+
+    found: list[Figure] = []
+    for part in (loops, rows, memory):
+        figures = [*part.figures()]
+        # On a busy machine the whole takes long, and what is known should not be lost with the rest.
+        print(table(part.__name__.rpartition(".")[2], figures), file=sys.stderr, flush=True)
+        found += figures
+    return found
+
+
+def read(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line, once it can be run here."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.bench_train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    devices = parser.add_argument_group("networks with drawn weights")
+    devices.add_argument("--device", choices=("cuda", "cpu"), help="where they are trained")
+    devices.add_argument("--models", type=names, help="options of conf/model, by commas (default: by device)")
+    devices.add_argument(
+        "--modes", type=names, default=[*MODES], help=f"of {', '.join(MODES)} (default: all)"
+    )
+    devices.add_argument("--lengths", type=numbers, help="tokens in a row, by commas (default: by device)")
+    devices.add_argument("--rows", type=count, default=1, help="rows in a pass (default: 1)")
+    devices.add_argument("--accumulation", type=count, default=4, help="passes in a step (default: 4)")
+    devices.add_argument("--steps", type=count, default=8, help="steps on the clock (default: 8)")
+    devices.add_argument("--checkpointing", choices=("auto", "on", "off"), default="auto")
+    devices.add_argument(
+        "--layers", type=count, help="cut the models to so many, to try the benchmark itself"
+    )
+    devices.add_argument("--hidden", type=count, help="the same for their width, a multiple of 64")
+    options = parser.parse_args(arguments)
+    if problem := problem_of(options):
+        parser.error(problem)
+    return options
+
+
+def problem_of(options: argparse.Namespace) -> str | None:
+    """Why the options cannot be run on this machine."""
+    if options.device is None:
+        return None
+    folder = PROJECT / "conf" / "model"
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    if unknown := sorted({*(options.models or [])} - {*known}):
+        return f"--models {','.join(unknown)}: conf/model has {', '.join(known)}"
+    if unknown := sorted({*options.modes} - {*MODES}):
+        return f"--modes {','.join(unknown)}: there are {', '.join(MODES)}"
+    if options.hidden is not None and options.hidden % 64:
+        return f"--hidden {options.hidden} is not a multiple of 64"
     import torch
 
-    torch.set_num_threads(1)
-    best = {"bare": float("inf"), "fit": float("inf")}
-    for _ in range(ROUNDS):
-        with tempfile.TemporaryDirectory() as folder:
-            config = tiny_config(Path(folder), rows_per_step)
-            best["bare"] = min(best["bare"], time_bare_loop(config))
-            best["fit"] = min(best["fit"], time_fit(config))
-    print(json.dumps(best))
+    if options.device == "cuda" and not torch.cuda.is_available():
+        return "--device cuda: torch sees no GPU; --device cpu runs small networks through the same code"
+    return None
 
 
-def tiny_config(run_dir: Path, rows_per_step: int) -> Config:
-    """``model=tiny data=sample`` with the settings that matter to a step."""
-    from medtune.config.compose import compose_settings, plain_settings
-    from medtune.config.load import config_from_dict
-
-    overrides = [
-        f"run_dir={run_dir}",
-        f"data.global_batch_size={rows_per_step}",
-        f"data.micro_batch_size={rows_per_step}",
-        f"trainer.max_steps={STEPS}",
-        "trainer.accelerator=cpu",
-        "trainer.progress=none",
-        "trainer.val_max_rows=16",
+def cases(options: argparse.Namespace) -> list[Case]:
+    """Every model in every mode and length."""
+    on_gpu = options.device == "cuda"
+    models = options.models or (["baichuan7b", "baichuan13b", "qwen2_5_7b"] if on_gpu else ["tiny"])
+    lengths = options.lengths or ([2048, 4096] if on_gpu else [512])
+    return [
+        Case(
+            *(model, mode, length, options.device),
+            **{key: getattr(options, key) for key in ("rows", "accumulation", "steps", "checkpointing")},
+            **{key: getattr(options, key) for key in ("layers", "hidden")},
+        )
+        for model in models
+        for mode in options.modes
+        for length in lengths
     ]
-    values, _ = plain_settings(compose_settings(overrides))
-    return config_from_dict(values)
 
 
-def make_data(config: Config) -> Any:
-    from medtune.data.datamodule import PackedDataModule
-    from medtune.models.tokenizers import load_tokenizer
-
-    data = PackedDataModule(config, load_tokenizer(config.model))
-    data.setup()
-    return data
+def names(text: str) -> list[str]:
+    """``a,b`` as a list."""
+    return [part for part in text.split(",") if part]
 
 
-def time_fit(config: Config) -> float:
-    """CPU-seconds per step of the product's own fit, its start and end left out."""
-    import lightning.pytorch as L
-
-    from medtune.runtime.record import RunFolder
-    from medtune.training import fit as fitting
-
-    class Clock(L.Callback):
-        began = ended = 0.0
-
-        def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
-            if trainer.global_step == WARM_UP_STEPS:
-                self.began = time.process_time()
-            if trainer.global_step == STEPS - 1:
-                self.ended = time.process_time()
-
-    config.callbacks = {"clock": {"_target_": f"{__name__}.clock"}}
-    globals()["clock"] = lambda: chosen
-    chosen = Clock()
-    fitting.fit(config, make_data(config), RunFolder(Path(str(config.run_dir))), export=False)
-    return (chosen.ended - chosen.began) / (STEPS - 1 - WARM_UP_STEPS)
+def numbers(text: str) -> list[int]:
+    """``1,2`` as a list."""
+    return [count(part) for part in names(text)]
 
 
-def time_bare_loop(config: Config) -> float:
-    """CPU-seconds per step of plain PyTorch on the batches that the fit learns from."""
-    import torch
-    from torch.nn.functional import cross_entropy
-
-    from medtune.models.attention import attention_inputs
-    from medtune.models.load import load_model
-    from medtune.training import losses
-    from medtune.training.loader import StepLoader
-    from medtune.training.optim import build_optimizer, build_schedule
-
-    model: Any = load_model(config, for_training=True)
-    optimizer = build_optimizer(model, config.optim)
-    schedule = build_schedule(optimizer, config.schedule, STEPS)
-    began = 0.0
-    for step, batch in enumerate(StepLoader(make_data(config), 0, STEPS)):
-        if step == WARM_UP_STEPS:
-            began = time.process_time()
-        if step == STEPS - 1:
-            break
-        columns = losses.learned_columns(batch["labels"])
-        inputs = attention_inputs(
-            model.config.model_type, config.model.attention, batch["document_ids"], batch["position_ids"],
-            batch["packed"], torch.float32,
-        )  # fmt: skip
-        logits = model(input_ids=batch["input_ids"], logits_to_keep=columns, **inputs).logits
-        labels = losses.next_labels(batch["labels"], columns)
-        loss = cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
-        (loss / batch["step_tokens"]).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-    return (time.process_time() - began) / (STEPS - 1 - WARM_UP_STEPS)
+def count(text: str) -> int:
+    """A number from 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is below 1")
+    return value
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 2:
-        child(int(sys.argv[1]))
-    else:
-        main()
+    main(sys.argv[1:])

@@ -6,18 +6,19 @@ count. A small decoder under Baichuan-2's vocabulary, and one of twelve layers u
 
 import json
 import sys
+from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.report import Figure, report, run_child
+from benchmarks.report import Figure, run_child
 
-MODULE = "benchmarks.bench_memory"
+MODULE = "benchmarks.training.memory"
 TOKENS = 4096
 WIDE = {"vocab_size": 125696, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 1}
 DEEP = {"vocab_size": 512, "hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 12}
 
 
-def main() -> None:
-    figures = []
+def figures() -> Iterator[Figure]:
+    """Shares of the plain way's memory, and what both took."""
     for name, plain, lean, budget in (
         ("loss of 4096 tokens, 125,696 words", "plain", "chunked", 0.2),
         # What is left is inputs of layers, weights' gradients, and one layer at work.
@@ -25,11 +26,10 @@ def main() -> None:
     ):
         found = {kind: run_child(MODULE, kind) for kind in (plain, lean)}
         share = found[lean]["peak_mb"] / found[plain]["peak_mb"]
-        figures.append(Figure(f"{name}: {lean} against {plain}", share, "x", budget))
+        yield Figure(f"{name}: {lean} against {plain}", share, "x", budget)
         for kind, values in found.items():
-            figures.append(Figure(f"  {kind}", values["peak_mb"], "MB"))
-            figures.append(Figure("  ", values["cpu_seconds"], "CPU-s"))
-    report("memory", figures)
+            yield Figure(f"  {kind}", values["peak_mb"], "MB")
+            yield Figure(f"  {kind}", values["cpu_seconds"], "CPU-s")
 
 
 def child(kind: str) -> None:
@@ -81,7 +81,4 @@ def peak_mb() -> float:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 2:
-        child(sys.argv[1])
-    else:
-        main()
+    child(sys.argv[1])
