@@ -188,7 +188,8 @@ def time_bare_loop(config: Config, course: Course) -> float:
 def made_for(config: Config, course: Course) -> Any:
     """The network, its optimizer and its schedule."""
     from medtune.models.load import load_model
-    from medtune.training.optim import build_optimizer, build_schedule
+    from medtune.training.optim import build_optimizer
+    from medtune.training.schedule import build_schedule
 
     model = load_model(config, for_training=True)
     optimizer = build_optimizer(model, config.optim)
