@@ -70,6 +70,7 @@ RANGES = (
     Range("adapter.rank", 1),
     Range("adapter.alpha", 0, above=True),
     Range("adapter.dropout", 0, 1, below=True),
+    Range("adapter.num_virtual_tokens", 1),
     Range("adapter.first_layers", 1),
     Range("adapter.last_layers", 1),
     Range("data.sequence_length", 2),
@@ -230,7 +231,7 @@ def earlier_adapter_problems(config: Config) -> Iterator[str]:
             f"adapter.start={adapter.start}: pissa is a way to begin, and what it writes is a LoRA adapter; "
             "go on with adapter=lora"
         )
-    if adapter.stack and adapter.name in ("dora", "vera", "ia3"):
+    if adapter.stack and adapter.name in ("dora", "vera", "ia3", "prompt_tuning"):
         yield (
             f"adapter.stack={show(adapter.stack)} with adapter={adapter.name}: only low-rank updates add up "
             "(lora, rslora, pissa); fold the earlier ones in with adapter.merge"
@@ -330,7 +331,7 @@ def embedding_problems(config: Config) -> Iterator[str]:
     trained = adapter.modules_to_save or adapter.trainable or adapter.first_layers or adapter.last_layers
     is_start = adapter.start is not None  # its own modules_to_save decide
     if config.task == "train" and config.model.resize_embeddings and adapter.name != "none":
-        if trained or is_start:
+        if (trained or is_start) and adapter.name != "prompt_tuning":
             return
         yield (
             f"model.resize_embeddings=true adds rows to the embedding, which adapter={adapter.name} "

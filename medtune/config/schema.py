@@ -92,11 +92,12 @@ class ModelConfig:
 class AdapterConfig:
     """What learns: every parameter, a part of the network, or add-on weights over a frozen base."""
 
-    name: str = choice("none", "freeze", "lora", "rslora", "dora", "pissa", "vera", "ia3")
+    name: str = choice("none", "freeze", "lora", "rslora", "dora", "pissa", "vera", "ia3", "prompt_tuning")
     """``none`` trains every parameter; ``freeze`` a part of them. Add-on weights: ``lora`` low-rank updates
     (arXiv:2106.09685); ``rslora`` with a scale for high ranks (arXiv:2312.03732); ``dora`` with a magnitude
     apart (arXiv:2402.09353); ``pissa`` from the principal components (arXiv:2404.02948); ``vera`` two vectors
-    around shared random matrices (arXiv:2310.11454); ``ia3`` a factor per channel (arXiv:2205.05638)."""
+    around shared random matrices (arXiv:2310.11454); ``ia3`` a factor per channel (arXiv:2205.05638);
+    ``prompt_tuning`` vectors in front of every document (arXiv:2104.08691)."""
     rank: int = 8
     """Rank of the update."""
     alpha: float = 16.0
@@ -111,6 +112,8 @@ class AdapterConfig:
     init: str = choice("pissa", "pissa_niter_16")
     """pissa: a full singular value decomposition of each matrix, or a randomised one with 16 rounds, which
     takes seconds in place of minutes for large matrices."""
+    num_virtual_tokens: int = 20
+    """prompt_tuning: vectors in front of every document; rows grow by as many tokens for each of theirs."""
     first_layers: int | None = None
     """freeze: train so many decoder layers next to the embedding."""
     last_layers: int | None = None

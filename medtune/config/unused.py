@@ -117,6 +117,7 @@ IDLE = (
             "target_modules": ADD_ONS,
             "modules_to_save": ADD_ONS,
             "init": ("pissa",),
+            "num_virtual_tokens": ("prompt_tuning",),
             "first_layers": ("freeze",),
             "last_layers": ("freeze",),
             "trainable": ("freeze",),
@@ -124,7 +125,10 @@ IDLE = (
     ),
     Idle(
         tuple(
-            f"adapter.{name}" for name in ("rank", "alpha", "dropout", "target_modules", "modules_to_save")
+            f"adapter.{name}"
+            for name in (
+                *("rank", "alpha", "dropout", "target_modules", "modules_to_save", "num_virtual_tokens"),
+            )
         ),
         lambda config: config.adapter.start is not None,
         lambda config: "adapter.start (its own hold)",

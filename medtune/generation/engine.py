@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from medtune.generation.sampling import draw_uniforms, penalise_repetition, prompt_seeds, sample
 from medtune.generation.settings import SamplingSettings
 from medtune.models.rope import context_length
+from medtune.models.soft_prompt import virtual_ids
 
 if TYPE_CHECKING:  # peft costs seconds to import
     from peft import PeftModel
@@ -66,6 +67,7 @@ class TransformersEngine:
         self.model = model
         self.stop_ids = frozenset(stop_ids)
         self.pad_id = pad_id
+        self.virtual = list(virtual_ids(model))  # in front of each prompt; most models have none
         self.context = context_length(model.config.get_text_config(decoder=True))
 
     @classmethod
@@ -83,8 +85,9 @@ class TransformersEngine:
         self, prompts: Sequence[Sequence[int]], settings: SamplingSettings, on_done: OnDone | None = None
     ) -> list[list[int]]:
         """See :meth:`Engine.generate`."""
-        limits = self._answer_limits(prompts, settings)
         seeds = prompt_seeds(prompts, settings.seed)
+        prompts = self._with_virtual(prompts)
+        limits = self._answer_limits(prompts, settings)
         answers: list[list[int]] = [[] for _ in prompts]
         with eval_mode(self.model):
             for rows in length_sorted_batches([len(p) for p in prompts], limits, settings.batch_tokens):
@@ -96,8 +99,9 @@ class TransformersEngine:
 
     def stream(self, prompt: Sequence[int], settings: SamplingSettings) -> Iterator[int]:
         """See :meth:`Engine.stream`."""
-        [limit] = self._answer_limits([prompt], settings)
-        decoding = _Decoding(self, [prompt], prompt_seeds([prompt], settings.seed), settings)
+        [seed], [whole] = prompt_seeds([prompt], settings.seed), self._with_virtual([prompt])
+        [limit] = self._answer_limits([whole], settings)
+        decoding = _Decoding(self, [whole], [seed], settings)
         for _ in range(limit):
             # Entered anew for each token: the caller's code runs in between.
             with eval_mode(self.model):
@@ -105,6 +109,10 @@ class TransformersEngine:
             if token in self.stop_ids:
                 return
             yield token
+
+    def _with_virtual(self, prompts: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+        """The prompts behind the trained one; an empty one stays empty, and is refused."""
+        return [[*self.virtual, *prompt] if self.virtual and len(prompt) else prompt for prompt in prompts]
 
     def _finish(
         self,
@@ -231,7 +239,9 @@ class _Decoding:
             if self.seen is None:
                 self.seen = torch.zeros_like(logits, dtype=torch.int64)
                 # Counts, because padding repeats the id of a token that a prompt may also hold.
-                self.seen = self.seen.scatter_add_(1, self.input_ids, self.mask) > 0
+                # Virtual tokens are none that could come again.
+                real = self.mask * (self.input_ids < logits.shape[1])
+                self.seen = self.seen.scatter_add_(1, self.input_ids.clamp(max=logits.shape[1] - 1), real) > 0
             logits = penalise_repetition(logits, self.seen, self.settings.repetition_penalty)
         if self.uniforms is None:
             return logits.argmax(-1)

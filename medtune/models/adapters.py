@@ -17,6 +17,7 @@ from medtune.config.schema import Config
 from medtune.models.adapter_checks import check_loaded, check_sums, explain_misfit
 from medtune.models.adapter_methods import method_settings
 from medtune.models.parameter_counts import log_trained_share
+from medtune.models.soft_prompt import is_prompt
 from medtune.runtime.errors import ConfigError
 
 TRAINED = "default"  # peft's name of the adapter that learns
@@ -48,10 +49,21 @@ def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool, key: str
     Raises:
         ConfigError: It does not fit the model.
     """
+    refuse_prompt(folder, key)
     with without_peft_warnings(), explain_misfit(f"{key}={folder}"):
         wrapped = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
         check_loaded(wrapped, folder, TRAINED)
     return wrapped
+
+
+def refuse_prompt(folder: Path, key: str) -> None:
+    """Raises ConfigError for a trained prompt where weights are asked for."""
+    if is_prompt(folder):
+        raise ConfigError(
+            f"{key}={folder} is a trained prompt (prompt_tuning): tokens, no weights that could be folded "
+            "into others or lie below them; it can only be used as weights=, or trained on with "
+            "adapter=prompt_tuning adapter.start"
+        )
 
 
 def continue_adapter(model: PreTrainedModel, folder: Path, config: Config) -> PeftModel:
@@ -90,6 +102,7 @@ def _finish(wrapped: PeftModel, config: Config) -> None:
 
 def _stack(wrapped: PeftModel, folder: Path, name: str) -> None:
     source = f"adapter.stack={folder}"
+    refuse_prompt(folder, "adapter.stack")
     check_sums(PeftConfig.from_pretrained(str(folder)), source)
     with without_peft_warnings(), explain_misfit(source):
         wrapped.load_adapter(str(folder), adapter_name=name, is_trainable=False)

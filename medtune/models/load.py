@@ -37,6 +37,7 @@ from medtune.models.quantize import (
     set_compute_dtype,
 )
 from medtune.models.rope import context_length, independent_length
+from medtune.models.soft_prompt import add_prompt, is_prompt, load_prompt
 from medtune.models.stored_quantization import check_stored, stored_method
 from medtune.models.tokenizers import load_tokenizer
 from medtune.runtime.errors import ConfigError
@@ -113,12 +114,30 @@ def _adapted(
         from medtune.models.adapters import load_adapter
 
         _give_values(model, config, for_training)
+        if is_prompt(folder):
+            return load_prompt(model, folder, trainable=for_training)
         return load_adapter(model, folder, trainable=for_training)
     if config.adapter.name == "freeze" and for_training:
         return freeze(model, config.adapter)
     if config.adapter.name in WHOLE_MODELS or (folder is not None and not for_training):
         return model
+    if config.adapter.name == "prompt_tuning":
+        return _with_prompt(model, config)
     return _with_new_adapter(model, config)
+
+
+def _with_prompt(model: PreTrainedModel, config: Config) -> PreTrainedModel:
+    """``model`` behind a trained prompt, fresh or an earlier one."""
+    from medtune.models.adapter_folders import check_base, find_adapter
+
+    _give_values(model, config, for_training=True)
+    if config.adapter.start is None:
+        return add_prompt(model, config)
+    start = find_adapter("adapter.start", config.adapter.start)
+    if not is_prompt(start):
+        raise ConfigError(f"adapter.start={start} holds no trained prompt, but adapter=prompt_tuning")
+    check_base("adapter.start", start, model, config)
+    return load_prompt(model, start, trainable=True, key="adapter.start")
 
 
 def _with_new_adapter(model: PreTrainedModel, config: Config) -> "PeftModel":

@@ -15,6 +15,7 @@ from medtune.config.schema import AdapterConfig, Config, QuantizationConfig
 from medtune.generation.engine import TransformersEngine
 from medtune.generation.settings import SamplingSettings
 from medtune.models.load import load_model
+from medtune.models.soft_prompt import virtual_ids
 from medtune.models.tokenizers import load_tokenizer
 from medtune.runtime.errors import ConfigError
 from medtune.runtime.record import RunFolder, write_json
@@ -37,6 +38,11 @@ def run(config: Config, folder: RunFolder) -> None:
     config = replace(config, model=replace(config.model, dtype=config.export.dtype))
     with settle_weights(config) as weights:
         model: Any = load_model(config, for_training=False, weights=weights)
+        if config.export.merge and virtual_ids(model):
+            raise ConfigError(
+                "adapter=prompt_tuning: a trained prompt is tokens, and no weights could be merged into the "
+                "model; set export.merge=false"
+            )
         if config.export.merge and hasattr(model, "peft_config"):
             from medtune.models.merging import merge_adapter  # here, since peft costs seconds to import
 

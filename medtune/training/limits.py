@@ -86,6 +86,11 @@ def compile_problems(config: Config) -> Iterator[str]:
             "trainer.compile=true with data.packing=none: rows that are padded to one shape would be mostly "
             "padding; set data.packing=bfd, or trainer.compile=false"
         )
+    if config.adapter.name == "prompt_tuning":
+        yield (
+            "trainer.compile=true with adapter=prompt_tuning: rows grow with the number of their documents, "
+            "so they have no one shape; set trainer.compile=false"
+        )
     if strategy_name(config) == "zero":
         yield (
             "trainer.compile=true with strategy=zero: DeepSpeed gathers weights in hooks that a compiled "

@@ -8,7 +8,9 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor
 
+from medtune.models.soft_prompt import virtual_ids
 from medtune.training import losses, source_losses
+from medtune.training.virtual_tokens import with_virtual_tokens
 
 
 class StepLoader:
@@ -78,12 +80,15 @@ class StepData(L.LightningDataModule):
 
         ``columns``, see :func:`losses.learned_columns`; ``learned`` and ``next_labels``, see
         :func:`losses.learned_tokens`; ``tokens``, their number without padding; what
-        :func:`source_losses.prepare` adds.
+        :func:`source_losses.prepare` adds; and the tokens of a trained prompt.
         """
+        batch["tokens"] = int((batch["document_ids"] > 0).sum())
+        virtual = virtual_ids(self.trainer.lightning_module.model) if self.trainer else range(0)
+        if virtual:
+            batch = with_virtual_tokens(batch, virtual)
         batch["columns"] = losses.learned_columns(batch["labels"])
         following = losses.next_labels(batch["labels"], batch["columns"])
         batch["learned"], batch["next_labels"] = losses.learned_tokens(following)
-        batch["tokens"] = int((batch["document_ids"] > 0).sum())
         source_losses.prepare(batch, self.by_source)
         return batch
 

@@ -16,6 +16,7 @@ from transformers.utils import logging as hf_logging
 
 from medtune.config.schema import Config
 from medtune.models.folders import settle_remote_code
+from medtune.models.soft_prompt import save_prompt, virtual_ids
 from medtune.runtime.record import RunFolder, whole_folder, write_json
 from medtune.training.card import write_card
 from medtune.training.checkpoints import Checkpoint, read_state
@@ -167,6 +168,8 @@ def write_model(
             with no_progress_bars(), cache_on(model):
                 if hasattr(model, "peft_config"):
                     write_adapter(model, weights, aside)
+                elif virtual_ids(model):
+                    save_prompt(model, weights, aside)
                 else:
                     model.save_pretrained(aside, state_dict=weights)
             tokenizer.save_pretrained(aside)

@@ -89,6 +89,7 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
     "drawn_pissa": ({"adapter__name": "pissa", "adapter__alpha": 8.0, "optim__lr": 0.1}, 2),
     "drawn_vera": ({"adapter__name": "vera", "optim__lr": 10.0}, 2),
     "drawn_ia3": ({"adapter__name": "ia3", "optim__lr": 10.0}, 2),
+    "drawn_prompt": ({"adapter__name": "prompt_tuning", "optim__lr": 10.0}, 2),
     "drawn_freeze": ({"adapter__name": "freeze", "adapter__last_layers": 1, "optim__lr": 0.1}, 2),
     "drawn_norm_head_whole": (
         {"adapter__name": "lora", "adapter__modules_to_save": ["embed_tokens", "lm_head"], "optim__lr": 0.1},

@@ -17,7 +17,7 @@ MIXED = ["mixed", "mixed_accumulated"]
 FITS = ["accumulated", "clipped", "adamw", "lora", "tied", "drawn", "drawn_lora", *MIXED]
 FITS += ["drawn_norm_head", "lora_head", "grouped", "lion", "adafactor"]
 FITS += ["drawn_nf4", "drawn_int8", "drawn_dora_fp4", "drawn_pissa", "drawn_vera", "drawn_ia3"]
-FITS += ["drawn_freeze", "drawn_norm_head_whole"]
+FITS += ["drawn_freeze", "drawn_norm_head_whole", "drawn_prompt"]
 
 # A start costs some 20 seconds, most of it imports.
 STRATEGIES = [
