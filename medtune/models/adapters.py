@@ -144,6 +144,12 @@ def _start_from_components(wrapped: PeftModel, settings: PeftConfig, init: str) 
     for module in wrapped.modules():
         if isinstance(module, LoraLayer):
             weight = dequantize_module_weight(module.get_base_layer()).detach().float()
+            if settings.r > min(weight.shape):
+                raise ConfigError(
+                    f"adapter.rank={settings.r} with adapter=pissa: a matrix of {tuple(weight.shape)} has "
+                    f"only {min(weight.shape)} components; lower the rank, or leave that module out of "
+                    "adapter.target_modules"
+                )
             down, up = principal_factors(weight, settings.r, PISSA_ROUNDS[init])
             scale = module.scaling[TRAINED] ** 0.5
             for name, sign in ((TRAINED, 1), (ORIGIN, -1)):

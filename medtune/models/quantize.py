@@ -63,8 +63,8 @@ def bits_and_bytes(config: Config) -> BitsAndBytesConfig:
 
     Linear layers of the decoder are packed. Head, embedding and norms keep the type of frozen weights,
     adapters that of trained ones (placing.py). peft's ``prepare_model_for_kbit_training`` would make float32
-    copies of the former, which a large vocabulary pays with gigabytes, and autocast rounds again before each
-    product; what else it does (gradients below a frozen embedding) non-reentrant checkpoints do not need.
+    copies of the former, which costs gigabytes for a large vocabulary and is rounded by autocast before each
+    product; what else it does, gradients below a frozen embedding, non-reentrant checkpoints do not need.
     """
     if config.quantization.name == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)

@@ -26,8 +26,8 @@ def train(tmp_path: Path, name: str, *more: str) -> Path:
     return run
 
 
-def export(weights: Path, *more: str) -> Path:
-    output = weights.parent / f"{weights.name}_exported"
+def export(tmp_path: Path, weights: Path, *more: str) -> Path:
+    output = tmp_path / f"{weights.parent.name}_{weights.name}_exported"
     shown = run_medtune(
         "task=export", f"weights={weights}", f"export.output={output}", f"run_dir={output}_run", *more
     )
@@ -38,7 +38,7 @@ def export(weights: Path, *more: str) -> Path:
 def test_qlora_on_a_cpu_answers_the_same_before_and_after_the_merge(tmp_path, prompts):
     run = train(tmp_path, "run", "adapter=lora", "quantization=nf4", "adapter.target_modules=all-linear")
     assert all("lora_" in name for name in load_file(run / "model" / "adapter_model.safetensors"))
-    merged = export(run)
+    merged = export(tmp_path, run)
     assert not (merged / "adapter_config.json").exists()
     assert "quantization_config" not in json.loads((merged / "config.json").read_text())
     answers = generate(run, prompts)
@@ -56,7 +56,7 @@ def test_a_4_bit_base_is_divided_and_its_checkpoint_merged(tmp_path, prompts, st
         *(tmp_path, "run", "adapter=dora", "quantization=nf4", f"strategy={strategy}", "trainer.devices=2"),
         *("model.hidden_size=64", "model.intermediate_size=128"),
     )
-    of_checkpoint, of_model = export(run / "checkpoints" / "step-3"), export(run)
+    of_checkpoint, of_model = export(tmp_path, run / "checkpoints" / "step-3"), export(tmp_path, run)
     found, expected = (load_file(folder / "model.safetensors") for folder in (of_checkpoint, of_model))
     assert found.keys() == expected.keys()
     assert all(value.equal(found[name]) for name, value in expected.items())
@@ -71,8 +71,8 @@ def test_a_later_adapter_lies_on_earlier_ones_and_needs_their_folders_no_more(tm
     first.rename(tmp_path / "elsewhere")
     second.rename(tmp_path / "elsewhere_too")
     answers = generate(third, prompts)
-    assert generate(export(third), prompts) == answers
-    adapter = export(third / "model", "export.merge=false")
+    assert generate(export(tmp_path, third), prompts) == answers
+    adapter = export(tmp_path, third / "model", "export.merge=false")
     assert len(list((adapter / "merged_adapters").iterdir())) == 1
     assert generate(adapter, prompts) == answers
 
@@ -82,7 +82,7 @@ def test_a_part_of_a_network_is_trained_stopped_and_exported(tmp_path, prompts):
     layers = ("adapter=freeze", "adapter.last_layers=1", "model.num_hidden_layers=2")
     run = train(tmp_path, "run", *layers, "checkpoint.every_n_steps=2", "checkpoint.keep_last=2")
     whole = load_file(run / "model" / "model.safetensors")
-    exported = export(run / "checkpoints" / "step-3")
+    exported = export(tmp_path, run / "checkpoints" / "step-3")
     assert all(value.equal(whole[name]) for name, value in load_file(exported / "model.safetensors").items())
     resumed = train(
         tmp_path, "resumed", *layers, f"resume={run}/checkpoints/step-2", "checkpoint.every_n_steps=2"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from medtune.config.schema import AdapterConfig, Config, ModelConfig, QuantizationConfig, TrainerConfig
-from medtune.models.load import load_model
+from medtune.models.load import is_quantized, load_model
 from medtune.models.merging import merge_adapter
 from medtune.runtime.errors import ConfigError
 from medtune.training.weights import write_adapter, write_model
@@ -100,8 +100,9 @@ def test_an_adapter_over_merged_ones_answers_without_their_folders(
     shutil.rmtree(first)
     shutil.rmtree(tmp_path / "second")
     torch.testing.assert_close(answers(config, tmp_path / "third"), expected, atol=1e-5, rtol=1e-5)
-    merged = merge_adapter(load_model(config, for_training=False, weights=str(tmp_path / "third")))
-    torch.testing.assert_close(logits(merged), expected, atol=1e-4, rtol=1e-4)
+    loaded = load_model(config, for_training=False, weights=str(tmp_path / "third"))
+    assert is_quantized(loaded.get_base_model()) is (quantization == "nf4")
+    torch.testing.assert_close(logits(merge_adapter(loaded)), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_what_lies_below_an_earlier_adapter_is_folded_in_once(config, first, tmp_path):
