@@ -17,7 +17,7 @@ from medtune.config.schema import Config
 from medtune.launch.elastic import EXIT_CODES
 from medtune.runtime.errors import ConfigError
 from medtune.runtime.hardware import environment_record
-from medtune.runtime.record import RunFolder, disk_error, write_json, write_text
+from medtune.runtime.record import RunFolder, disk_error, remove_leftovers, write_json, write_text
 
 OUTPUTS = Path("outputs")  # below the folder where the command was typed
 PROBE_BYTES = 4096  # one block: on a full disk an empty file can still be made
@@ -41,6 +41,8 @@ def make_run_folder(config: Config) -> RunFolder:
     except OSError as error:
         raise ConfigError(f"run_dir={folder.path} cannot be read: {error.strerror}") from error
     make_writable_folder(folder.path, exist_ok=config.run_dir is not None)
+    for place in (folder.path, folder.checkpoints):
+        remove_leftovers(place)
     return folder
 
 

@@ -76,6 +76,7 @@ class Metrics(L.Callback):
         self.seconds = 0.0
         self.last: dict[str, Any] = {}
         self.last_validation: dict[str, Any] = {}
+        self.validated_step: int | None = None
         self._window_tokens = 0
         self._window_learned = 0
         self._recent: deque[tuple[float, int]] = deque(maxlen=2)
@@ -161,6 +162,7 @@ class Metrics(L.Callback):
         """Writes the validation's own line."""
         assert isinstance(pl_module, LanguageModelModule)
         self.last_validation = dict(pl_module.val_results)
+        self.validated_step = trainer.global_step
         self.write(trainer, self.last_validation)
         self.watch.lap()
 

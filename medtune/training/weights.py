@@ -16,8 +16,9 @@ from transformers.utils import logging as hf_logging
 from medtune.config.schema import Config
 from medtune.models.folders import settle_remote_code
 from medtune.runtime.record import whole_folder, write_json
-from medtune.training.checkpoints import Checkpoint, read_state
+from medtune.training.checkpoints import Checkpoint
 from medtune.training.modules import LanguageModelModule
+from medtune.training.state import read_state
 from medtune.training.strategies import layout_of
 
 log = logging.getLogger(__name__)

@@ -124,8 +124,12 @@ def test_a_part_of_a_checkpoint_is_never_taken(copy_of_killed):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        pytest.param({"optim__lr": 0.5}, r"optim\.lr=0\.5 but .*step-4 was written with 0\.01", id="rate"),
-        pytest.param({"seed": 9}, r"seed=9 but .* was written with 3", id="order_of_rows"),
+        pytest.param(
+            {"optim__lr": 0.5},
+            r"optim\.lr=0\.5 \(0\.01 before\): .*step-4 was .*resume_allow=\[optim\.lr\]",
+            id="rate",
+        ),
+        pytest.param({"seed": 9}, r"seed=9 \(3 before\): .*resume_allow=\[seed\]", id="order_of_rows"),
         pytest.param(
             {"strategy": {"_target_": "medtune.training.strategies.fsdp"}},
             r"written in the layout 'file', this run uses 'fsdp'",
