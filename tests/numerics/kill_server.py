@@ -10,22 +10,26 @@ import os
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 os.environ["DS_ACCELERATOR"] = "cpu"
 
 import deepspeed  # noqa: F401
 import lightning.pytorch  # noqa: F401
+import matplotlib.pyplot  # noqa: F401
 import torch
 import transformers.models.llama.modeling_llama  # noqa: F401
 
+import medtune.tasks.train  # noqa: F401
 from medtune.launch.command import make_plan, read_options, request_of
 from medtune.launch.run import Request, settle_request
 from medtune.launch.run_folder import make_run_folder, write_run_folder
-from medtune.tasks.train import train
+from medtune.tasks import run
 
 
-def run_whole(composed: Request, overrides: dict[str, str]) -> None:
-    """The launcher's steps from the settings on, and the fit, in this process."""
+def run_whole(composed: Request, overrides: dict[str, Any]) -> None:
+    """The launcher's steps from the settings on, and the task, in this process."""
+    torch.set_num_threads(overrides.pop("threads", 1))
     values = {**composed.values}
     for key, value in overrides.items():
         section, _, name = key.rpartition(".")
@@ -39,10 +43,10 @@ def run_whole(composed: Request, overrides: dict[str, str]) -> None:
     config = settle_request(Request(values, typed)).config
     folder = make_run_folder(config)
     write_run_folder(folder, config, typed)
-    train(config, folder)
+    run(config, folder)
 
 
-def start(composed: Request, overrides: dict[str, str]) -> int:
+def start(composed: Request, overrides: dict[str, Any]) -> int:
     """Forks a process for a run; gives its id."""
     child = os.fork()
     if child:
@@ -62,7 +66,6 @@ def start(composed: Request, overrides: dict[str, str]) -> int:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     plan = make_plan(read_options(sys.argv[1:]))
     composed = request_of(plan.settings, plan.line.accepted)
     print("ready", flush=True)

@@ -1,4 +1,4 @@
-"""Runs that are killed again and again, anywhere, end as the one that never was: bit for bit."""
+"""Whole runs, bit for bit: one that is killed again and again ends as the one that never was."""
 
 import json
 import os
@@ -208,3 +208,26 @@ def test_a_run_that_is_killed_anywhere_ends_as_if_it_were_not(server, whole, tmp
     print(f"{runs} runs, {hits.total()} kills: {dict(hits)}")
     assert hits["in a checkpoint"] >= kills // 10
     assert hits["between two checkpoints"] >= 1
+
+
+def without_times(run_dir: Path) -> list[dict[str, Any]]:
+    """The lines of the metrics but for what a clock says."""
+    return [
+        {name: value for name, value in line.items() if "second" not in name}
+        for line in read_metrics(run_dir / "metrics.jsonl")
+    ]
+
+
+def test_two_deterministic_runs_are_equal_bit_for_bit(server, whole, tmp_path):
+    cache = str(whole[0].parent / "cache")
+    runs = [tmp_path / name for name in ("one", "other")]
+    for run_dir in runs:
+        server.start(run_dir, threads=2, data__cache_dir=cache, deterministic=True, trainer__max_steps=4)
+        assert server.wait() == 0, log_of(run_dir)
+    assert without_times(runs[0]) == without_times(runs[1])
+    states = [torch.load(run_dir / "checkpoints/step-4/state", weights_only=True) for run_dir in runs]
+    assert_bit_equal(states[0]["state_dict"], states[1]["state_dict"])
+    assert_bit_equal(states[0]["optimizer_states"], states[1]["optimizer_states"])
+    assert (runs[0] / "model/model.safetensors").read_bytes() == (
+        runs[1] / "model/model.safetensors"
+    ).read_bytes()

@@ -111,7 +111,7 @@ def test_a_bad_loss_names_the_examples_where_the_data_can(tmp_path):
         fit(config, data, RunFolder(tmp_path), build_model=tiny_model, export=False)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1], ids=str)
 def test_a_signal_ends_the_fit_after_its_step_and_saves(tmp_path, number):
     class Signal(L.Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
@@ -134,6 +134,20 @@ def test_an_echo_is_not_a_second_signal(caplog):
     with pytest.raises(SystemExit, match="130"):
         interrupt._receive(signal.SIGINT, None)
     signal.signal(signal.SIGINT, before)
+
+
+def test_the_signal_that_follows_a_warning_is_no_second_one():
+    """SLURM sends SIGUSR1 some time before the limit, and SIGTERM at it."""
+    interrupt = Interrupt(checkpoints=None)
+    interrupt._receive(signal.SIGUSR1, None)
+    interrupt._received_at = time.monotonic() - 5
+    interrupt._receive(signal.SIGTERM, None)
+    assert interrupt._received == signal.SIGTERM
+    interrupt._received_at = time.monotonic() - 5
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit, match="143"):
+        interrupt._receive(signal.SIGTERM, None)
+    signal.signal(signal.SIGTERM, before)
 
 
 def test_validation_comes_at_its_steps_and_at_the_end(tmp_path):

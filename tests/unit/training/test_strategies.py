@@ -1,9 +1,10 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
-from medtune.config.schema import Config
+from medtune.config.schema import CheckpointConfig, Config
 from medtune.training.strategies import layout_of, strategy_problems
 
 BUILDERS = "medtune.training.strategies"
@@ -51,6 +52,16 @@ def test_what_cannot_work_is_told_with_the_reason(config, words):
     problems = strategy_problems(config)
     assert len(problems) == 1
     assert words in problems[0]
+
+
+def test_shards_are_written_while_training_waits():
+    config = Config(
+        checkpoint=CheckpointConfig(asynchronous=True),
+        strategy={"_target_": "medtune.training.strategies.fsdp"},
+    )
+    [problem] = strategy_problems(config)
+    assert problem.startswith("checkpoint.asynchronous=true with strategy=fsdp: its ranks write their shards")
+    assert strategy_problems(replace(config, strategy={})) == []
 
 
 def test_nf4_under_ddp_is_fine():
