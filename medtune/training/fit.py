@@ -103,6 +103,7 @@ def fit(
     plan = datamodule.step_plan
     total_steps = count_steps(config.trainer, plan)
     first_step = source.global_step if source else 0
+    check_learned(plan)
     data = fingerprint(plan)
     if source is not None:
         check_source(source, config, total_steps, data)
@@ -146,6 +147,20 @@ def summarise(
         signal_number=signal_number,
         best={"checkpoint": f"checkpoints/{best.path.name}", **best.validation} if best else None,
     )
+
+
+def check_learned(plan: StepPlan) -> None:
+    """Holds that something is learned at all.
+
+    Raises:
+        ConfigError: Every label of the training rows is masked.
+    """
+    rows = len(plan.source.learned_of(0))
+    if not plan.source.learned_of(0).any():
+        raise ConfigError(
+            f"data: none of the {rows} training rows has a learned token, so there is nothing to train; see "
+            "data_report.json, and check data.format, data.learn and the template, or set objective=pretrain"
+        )
 
 
 def fingerprint(plan: StepPlan) -> str:

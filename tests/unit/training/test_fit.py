@@ -97,6 +97,26 @@ def test_a_bad_loss_names_step_and_rows_and_leaves_the_last_checkpoint(tmp_path)
     assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1]
 
 
+def test_a_step_without_a_learned_token_is_told_and_spoils_nothing(tmp_path, caplog):
+    rows = [[document] for document in make_documents(6, learned=[2, 3, 0, 0, 4, 1])]
+    result = run(tmp_path, rows=rows, trainer__max_steps=6, optim__name="adamw", optim__lr=1e-3)
+    assert [r.getMessage()[:31] for r in caplog.records if "no learned token" in r.getMessage()] == [
+        "step 2 has no learned token (no"  # step 5 is the same again
+    ]
+    losses = [line["train/loss"] for line in read_metrics(tmp_path / "metrics.jsonl")]
+    assert (losses[1], losses[4]) == (0.0, 0.0)
+    assert all(0 < loss < 10 for at, loss in enumerate(losses) if at not in (1, 4))
+    assert result.learned_tokens == 20
+
+
+def test_rows_of_which_nothing_is_learned_are_refused(tmp_path):
+    rows = [[document] for document in make_documents(6, learned=[0] * 6)]
+    with pytest.raises(
+        ConfigError, match=r"^data: none of the 6 training rows has a learned token, so there"
+    ):
+        run(tmp_path, rows=rows)
+
+
 def test_a_bad_loss_names_the_examples_where_the_data_can(tmp_path):
     class Described(ToyData):
         def describe_row(self, epoch, row):
