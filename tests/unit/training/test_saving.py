@@ -2,6 +2,7 @@
 
 import os
 import resource
+import signal
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -197,6 +198,18 @@ def test_training_goes_on_while_a_snapshot_is_written(tmp_path, monkeypatch):
             for name, value in values.items():
                 assert torch.equal(found["optimizer_states"][0]["state"][number][name], value), (step, name)
         assert found["loops"] == expected["loops"]
+
+
+def test_a_run_that_is_interrupted_ends_when_its_checkpoint_stands(tmp_path, monkeypatch):
+    class Signal(L.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if trainer.global_step == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    SlowDisk(monkeypatch)
+    result = run(tmp_path, [Signal()], checkpoint__asynchronous=True)
+    assert (result.status, result.global_step) == ("interrupted", 3)
+    assert kept(tmp_path) == [3]
 
 
 def test_a_copy_in_main_memory_shares_nothing_and_keeps_what_is_tied():
