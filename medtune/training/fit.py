@@ -19,14 +19,16 @@ from medtune.runtime.errors import ConfigError
 from medtune.runtime.record import RunFolder
 from medtune.training.checkpoints import Checkpoint, choose_checkpoint
 from medtune.training.interrupt import Interrupt
+from medtune.training.keeping import check_monitor
 from medtune.training.loader import StepData
 from medtune.training.loggers import build_loggers
 from medtune.training.metrics import Metrics
 from medtune.training.modules import MODULES, LanguageModelModule
 from medtune.training.precision import HalfParameters
 from medtune.training.progress import build_progress
+from medtune.training.restoring import Restore
 from medtune.training.resume import data_problems, end_problems, resume_problems
-from medtune.training.saving import Checkpoints, check_monitor
+from medtune.training.saving import Checkpoints
 from medtune.training.state import PlainFile
 from medtune.training.strategies import build_strategy, layout_of, on_cpu, strategy_name, strategy_problems
 from medtune.training.validation import Validation
@@ -118,6 +120,7 @@ def fit(
         *map(instantiate, config.callbacks.values()),
         metrics,
         Validation(config.trainer.val_every_n_steps or max(plan.steps_of(0), total_steps // VALIDATIONS)),
+        Restore(config, layout_of(config), source),
         checkpoints,
         *build_progress(config.trainer.progress, metrics),
         interrupt,
@@ -129,7 +132,7 @@ def fit(
         trainer = build_trainer(config, plan.accumulation, total_steps, callbacks, folder)
         steps = StepData(datamodule, first_step, total_steps)
         trainer.fit(module, datamodule=steps, ckpt_path=source.state if source else None, weights_only=True)
-    return summarise(trainer.global_step, metrics, interrupt.signal_number, checkpoints.best())
+    return summarise(trainer.global_step, metrics, interrupt.signal_number, checkpoints.kept.best())
 
 
 def summarise(

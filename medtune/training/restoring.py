@@ -1,15 +1,75 @@
 """Taking a checkpoint's state up: whether it fits, and which settings hold from then on."""
 
+import logging
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
+import torch
 from torch.optim import Optimizer
 
+from medtune.config.schema import Config
 from medtune.runtime.errors import ConfigError
+from medtune.training.checkpoints import Checkpoint
+from medtune.training.resume import moves_training
+from medtune.training.state import read_state, set_rng_state
+
+log = logging.getLogger(__name__)
 
 SHOWN_NAMES = 3  # in the message about what does not fit
 
 Groups = list[list[dict[str, Any]]]  # the settings of each parameter group of each optimizer
+
+
+class Restore(L.Callback):
+    """Takes up what Lightning does not, and holds that what it takes up fits.
+
+    Args:
+        config: The settled configuration.
+        layout: See :class:`~medtune.training.checkpoints.Checkpoint`.
+        source: Where the fit resumes from; None when it starts anew.
+    """
+
+    def __init__(self, config: Config, layout: str, source: Checkpoint | None) -> None:
+        self.config = config
+        self.layout = layout
+        self.source = source
+        self._optimizer_states: list[dict[str, Any]] = []
+        self._settings: Groups = []
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Restates Lightning's counter of micro batches for this run's accumulation.
+
+        Lightning stores micro batches; with another number of ranks a step has another number of them,
+        and its groups would be misaligned without an error.
+        """
+        self._optimizer_states = checkpoint.get("optimizer_states", []) if self.layout == "file" else []
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        micro_batches = checkpoint["global_step"] * trainer.accumulate_grad_batches
+        for counters in (progress["total"], progress["current"]):
+            counters.update(dict.fromkeys(("ready", "started", "processed", "completed"), micro_batches))
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Holds that the optimizer, which is there by now, can take the state, which it is given next."""
+        if self._optimizer_states:
+            check_optimizer_fits(self._optimizer_states, trainer.optimizers)
+        self._optimizer_states = []
+        self._settings = settings_of(trainer.optimizers)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Sets the random streams, as they were at the checkpoint, or apart on every rank; then the rates."""
+        # Ranks must not drop the same units; the weights were drawn from the same seed before.
+        torch.manual_seed(self.config.seed + trainer.global_rank)
+        if self.source is None:
+            return
+        if self.source.world_size == trainer.world_size:
+            set_rng_state(read_state(self.source.path, f"rng-{trainer.global_rank}.pt"))
+        if moves_training(self.source, self.config):
+            put_settings(trainer, self._settings)
+        log.info("resumed from %s at step %d", self.source.path, self.source.global_step)
 
 
 def check_weights_fit(checkpoint: dict[str, Any], module: L.LightningModule) -> None:
@@ -18,9 +78,12 @@ def check_weights_fit(checkpoint: dict[str, Any], module: L.LightningModule) -> 
     Raises:
         ConfigError: Names or shapes differ.
     """
-    if not checkpoint.get("state_dict"):
-        return  # of a sharding strategy, which loads in place
-    saved = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
+    if checkpoint.get("state_dict"):  # a sharding strategy loads in place
+        check_shapes({name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}, module)
+
+
+def check_shapes(saved: Mapping[str, tuple[int, ...]], module: L.LightningModule) -> None:
+    """As :func:`check_weights_fit`, for the whole shapes of the saved weights by name."""
     own = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     needed = own if module.strict_loading else {n for n, p in module.named_parameters() if p.requires_grad}
     differing = [
@@ -67,6 +130,21 @@ def check_optimizer_fits(states: list[dict[str, Any]], optimizers: list[Any]) ->
 def _first_of(differing: list[str]) -> str:
     more = len(differing) - SHOWN_NAMES
     return "; ".join(differing[:SHOWN_NAMES]) + (f"; and {more} more" if more > 0 else "")
+
+
+def not_taken_up(path: Path, error: BaseException) -> ConfigError:
+    """The message for a state that a sharding strategy could not load.
+
+    Args:
+        path: The checkpoint.
+        error: What its library said.
+    """
+    reason = (str(error).strip().splitlines() or [""])[0]
+    return ConfigError(
+        f"resume: the state in {path} cannot be taken up ({type(error).__name__}: {reason}). It is damaged, "
+        "or another optimizer's. Resume from an older checkpoint or with the settings it was written with, "
+        "or start anew from its weights with model.path"
+    )
 
 
 def settings_of(optimizers: list[Optimizer]) -> Groups:

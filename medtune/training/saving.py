@@ -1,10 +1,6 @@
-"""When a checkpoint is due, and which of them are kept."""
+"""When a checkpoint is due, and that it is a good state."""
 
-import logging
-import os
-import shutil
 import time
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,23 +9,18 @@ import lightning.pytorch as L
 import torch
 
 from medtune.config.schema import CheckpointConfig, Config
-from medtune.runtime.errors import ConfigError
 from medtune.training.agreement import Agreement
-from medtune.training.checkpoints import BEST, MARK, Checkpoint, best_first, whole_checkpoints
+from medtune.training.checkpoints import Checkpoint
+from medtune.training.keeping import Kept
 from medtune.training.metrics import Metrics, NonFiniteLossError, name_rows
 from medtune.training.modules import LanguageModelModule, SeenRows
-from medtune.training.restoring import Groups, check_optimizer_fits, put_settings, settings_of
-from medtune.training.resume import mode_of, moves_training
-from medtune.training.state import read_state, set_rng_state
 from medtune.training.writing import Writer
 
 UNKNOWN = torch.tensor(float("nan"))  # the rows of a step are kept for their names, not for their loss
 
-log = logging.getLogger(__name__)
-
 
 class Checkpoints(L.Callback):
-    """Has checkpoints written when they are due, and restores what Lightning does not keep.
+    """Has checkpoints written when they are due, and others removed.
 
     Args:
         folder: ``RUN_DIR/checkpoints``.
@@ -54,8 +45,8 @@ class Checkpoints(L.Callback):
         self.settings: CheckpointConfig = config.checkpoint
         self.layout = layout
         self.metrics = metrics
-        self.source = source
         self.data = data
+        self.kept = Kept(folder, self.settings)
         self.writer = Writer(self.settings.asynchronous)
         self.last_step = source.global_step if source and source.path.parent == folder else -1
         self._saved_at = 0.0
@@ -64,42 +55,10 @@ class Checkpoints(L.Callback):
         self._tokens = 0
         self._step_tokens = 0
         self._step_rows: list[SeenRows] = []
-        self._optimizer_states: list[dict[str, Any]] = []
-        self._settings: Groups = []
-
-    def on_load_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Restates Lightning's counter of micro batches for this run's accumulation.
-
-        Lightning stores micro batches; with another number of ranks a step has another number of them,
-        and its groups would be misaligned without an error.
-        """
-        self._optimizer_states = checkpoint.get("optimizer_states", []) if self.layout == "file" else []
-        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        micro_batches = checkpoint["global_step"] * trainer.accumulate_grad_batches
-        for counters in (progress["total"], progress["current"]):
-            counters.update(dict.fromkeys(("ready", "started", "processed", "completed"), micro_batches))
-
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Holds that the optimizer, which is there by now, can take the state, which it is given next."""
-        if self._optimizer_states:
-            check_optimizer_fits(self._optimizer_states, trainer.optimizers)
-        self._optimizer_states = []
-        self._settings = settings_of(trainer.optimizers)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Starts the clock, and sets the random streams: as at the checkpoint, or apart on every rank."""
+        """Starts the clock, and takes over the tokens that were seen before a resume."""
         self._saved_at, self._tokens = time.monotonic(), self.metrics.tokens
-        # Ranks must not drop the same units; the weights were drawn from the same seed before.
-        torch.manual_seed(self.config.seed + trainer.global_rank)
-        if self.source is None:
-            return
-        if self.source.world_size == trainer.world_size:
-            set_rng_state(read_state(self.source.path, f"rng-{trainer.global_rank}.pt"))
-        if moves_training(self.source, self.config):
-            put_settings(trainer, self._settings)
-        log.info("resumed from %s at step %d", self.source.path, self.source.global_step)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -152,7 +111,7 @@ class Checkpoints(L.Callback):
         with self.metrics.watch.paused():
             self._check_weights(trainer, module)
             path = self.folder / f"step-{trainer.global_step}"
-            self.writer.write(trainer, path, self._mark(trainer), self._remove_old)
+            self.writer.write(trainer, path, self._mark(trainer), self.kept.remove_others)
         self.last_step, self._saved_at = trainer.global_step, time.monotonic()
         self._clock.forget()
 
@@ -193,36 +152,8 @@ class Checkpoints(L.Callback):
         is_better = False
         if trainer.is_global_zero:
             self.writer.wait()  # its mark counts
-            here = Checkpoint(
-                Path(), trainer.global_step, 0, "", 1, {}, validation=self.metrics.last_validation
-            )
-            ranked = self._best(here, *whole_checkpoints(self.folder))
-            is_better = here in ranked[: self.settings.keep_best]
+            is_better = self.kept.would_keep(trainer.global_step, self.metrics.last_validation)
         return bool(trainer.strategy.broadcast(is_better))
-
-    def _best(self, *checkpoints: Checkpoint) -> list[Checkpoint]:
-        return best_first(checkpoints, self.settings.monitor, mode_of(self.settings))
-
-    def best(self) -> Checkpoint | None:
-        """The best checkpoint that stands; None when the best are not kept."""
-        if not self.settings.keep_best:
-            return None
-        return next(iter(self._best(*whole_checkpoints(self.folder))), None)
-
-    def _remove_old(self) -> None:
-        whole = whole_checkpoints(self.folder)
-        kept = {checkpoint.global_step for checkpoint in whole[-self.settings.keep_last :]}
-        if self.settings.keep_best:
-            best = self._best(*whole)[: self.settings.keep_best]
-            kept |= {checkpoint.global_step for checkpoint in best}
-            link(self.folder / BEST, best[0].path if best else None)
-        for checkpoint in whole:
-            every, step = self.settings.keep_every_n_steps, checkpoint.global_step
-            if step in kept or (every and step % every == 0):
-                continue
-            # The mark goes first: what is left of an interrupted removal is not taken for a checkpoint.
-            (checkpoint.path / MARK).unlink()
-            shutil.rmtree(checkpoint.path)
 
     def _check_weights(self, trainer: L.Trainer, module: LanguageModelModule) -> None:
         """Holds that the last update left finite weights; its loss was, its gradient need not have been."""
@@ -249,30 +180,3 @@ def first_not_finite(module: LanguageModelModule) -> str | None:
         if not bool(torch.isfinite(share).all()):
             return str(name)
     return None
-
-
-def link(place: Path, target: Path | None) -> None:
-    """Has the link ``place`` lead to ``target`` beside it, in one step; None removes it."""
-    if place.is_dir() and not place.is_symlink():  # a copy of the folder, made by following the link
-        shutil.rmtree(place)
-    if target is None:
-        place.unlink(missing_ok=True)
-        return
-    aside = place.with_name(f".{place.name}.{os.getpid()}.tmp")
-    aside.unlink(missing_ok=True)
-    aside.symlink_to(target.name)
-    aside.replace(place)
-
-
-def check_monitor(settings: CheckpointConfig, known: Iterable[str]) -> None:
-    """Holds that a validation reports what the best checkpoints are chosen by.
-
-    Raises:
-        ConfigError: It does not.
-    """
-    names = list(known)
-    if settings.keep_best and settings.monitor not in names:
-        raise ConfigError(
-            f"checkpoint.monitor={settings.monitor} is nothing that this run's validation reports; "
-            f"it reports {', '.join(names)}"
-        )
