@@ -117,7 +117,8 @@ def check_optimizer_fits(states: list[dict[str, Any]], optimizers: list[Any]) ->
                 differing.append(
                     f"group {number} has {len(there['params'])} parameters there, {len(here['params'])} here"
                 )
-            if there.keys() != here.keys():
+            # A newer torch may know more settings of the same optimizer; another one has others.
+            if there.keys() - here.keys() and here.keys() - there.keys():
                 differing.append(f"settings {sorted(there.keys() ^ here.keys())} are of one of them only")
         if differing:
             raise ConfigError(
@@ -169,6 +170,8 @@ def put_settings(trainer: L.Trainer, settings: Groups) -> None:
             group.update(own)
     schedulers: list[Any] = [config.scheduler for config in trainer.lr_scheduler_configs]
     for scheduler in schedulers:
+        if not hasattr(scheduler, "lr_lambdas"):
+            continue  # no function of the step: what it has come to is its state
         groups = scheduler.optimizer.param_groups
         scheduler.base_lrs = [group["initial_lr"] for group in groups]
         factors = [rate(scheduler.last_epoch) for rate in scheduler.lr_lambdas]

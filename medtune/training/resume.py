@@ -51,6 +51,7 @@ FITTED = {
     "optim.name": "another optimizer",
 }
 OWN = ("run_dir", "resume", "resume_allow")  # of each command
+# What the training rows follow from.
 ROWS = ("data", "template", "objective", "seed", "model.tokenizer", "model.path", "trainer.max_steps")
 
 
@@ -254,8 +255,12 @@ def data_problems(checkpoint: Checkpoint, config: Config, data: str | None) -> l
     """
     if checkpoint.data is None or data == checkpoint.data or is_allowed("data", config.resume_allow):
         return []
-    is_changed = (key for key in changes(checkpoint, config) if effect_of(key) in ("training", "end"))
-    if any(within(key, name) for key in is_changed for name in ROWS):
+    accepted = [
+        key
+        for key, values in changes(checkpoint, config).items()
+        if effect_here(key, values, config, checkpoint.layout) == "training"
+    ]
+    if any(within(key, name) for key in accepted for name in ROWS):
         return []  # as it was asked for
     return [
         f"data: the training rows are not those that {checkpoint.path} was written with, though the "

@@ -30,13 +30,13 @@ def _callbacks_by_name(monkeypatch):
     monkeypatch.setattr("medtune.training.fit.instantiate", lambda node: CALLBACKS[node["at"]])
 
 
-def run(folder, callbacks=(), dropout=0.0, val_rows=(), build=None, **changes):
+def run(folder, callbacks=(), dropout=0.0, val_rows=(), build=None, rows=ROWS, **changes):
     settings = {"data__global_batch_size": 2, "trainer__max_steps": 6, "checkpoint__keep_last": 9}
     config = toy_config(folder, **{**settings, **changes})
     CALLBACKS[:] = callbacks
     config.callbacks = {str(at): {"at": at} for at in range(len(CALLBACKS))}
     config.resume_allow = [*config.resume_allow, "callbacks"]  # which differ between the runs of a test
-    data = ToyData(ROWS, 2, val_rows=list(val_rows))
+    data = ToyData(rows, 2, val_rows=list(val_rows))
     build = build or (lambda: tiny_model(dropout=dropout))
     return fit(config, data, RunFolder(folder), build_model=build, export=False)
 
@@ -314,6 +314,20 @@ def test_weights_of_another_network_are_one_message(tmp_path, changes, message):
     with pytest.raises(ConfigError, match=message):
         run(tmp_path, resume="auto", **changes)
     assert (tmp_path / "checkpoints/step-2/state").read_bytes() == before
+
+
+def test_rows_that_changed_behind_the_same_settings_are_refused(tmp_path):
+    run(tmp_path, trainer__max_steps=2)
+    changed = [*ROWS[:4], ROWS[0], ROWS[1]]
+    with pytest.raises(ConfigError, match=r"^data: the training rows are not those that .*step-2 was"):
+        run(tmp_path, resume="auto", rows=changed)
+    assert run(tmp_path, resume="auto", rows=changed, resume_allow=["data"]).global_step == 6
+
+
+def test_a_run_that_would_end_before_its_checkpoint_is_refused(tmp_path):
+    run(tmp_path, trainer__max_steps=None, trainer__max_epochs=2.0)
+    with pytest.raises(ConfigError, match=r"^trainer\.max_epochs: the run would end at step 3, but .*step-6"):
+        run(tmp_path, resume="auto", trainer__max_steps=None, trainer__max_epochs=1.0)
 
 
 def test_the_state_of_another_optimizer_is_one_message(tmp_path):
