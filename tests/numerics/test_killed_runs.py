@@ -207,7 +207,7 @@ def test_a_run_that_is_killed_anywhere_ends_as_if_it_were_not(server, whole, tmp
         runs += 1
     print(f"{runs} runs, {hits.total()} kills: {dict(hits)}")
     assert hits["in a checkpoint"] >= kills // 10
-    assert hits["between two checkpoints"] >= 1
+    assert hits["between two checkpoints"] >= kills // 10
 
 
 def without_times(run_dir: Path) -> list[dict[str, Any]]:
