@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -103,12 +104,17 @@ def partial(run_dir: Path) -> bool:
     return any(run_dir.glob("checkpoints/.*.partial"))
 
 
-def wait_for_write(run_dir: Path, pid: int) -> None:
-    """Returns when a checkpoint begins to be written, or the run has ended."""
+def wait_until(happened: Callable[[], bool], pid: int) -> None:
+    """Returns when something has happened in a run, or the run has ended."""
     deadline = time.monotonic() + LONGEST_WAIT
-    while not partial(run_dir) and Path(f"/proc/{pid}/cmdline").read_bytes():  # empty: it waits to be read
+    while not happened() and Path(f"/proc/{pid}/cmdline").read_bytes():  # empty: it waits to be read
         assert time.monotonic() < deadline
         time.sleep(0.0005)
+
+
+def last_step(run_dir: Path) -> int:
+    """The last step that the metrics tell of."""
+    return max((line["step"] for line in read_metrics_so_far(run_dir / "metrics.jsonl")), default=0)
 
 
 def kill_until_done(
@@ -119,12 +125,17 @@ def kill_until_done(
     while True:
         # A checkpoint is written the one or the other way.
         asynchronous = draw.random() < 0.5
-        aims_at_write = draw.random() < 0.4 and not partial(run_dir)
-        delay = draw.uniform(0, 0.006) if aims_at_write else draw.uniform(0, 0.8 * seconds)
+        aim = draw.choices(["start", "step", "write"], [1, 4, 4])[0]
+        target = last_step(run_dir) + draw.randint(0, 5)
+        if aim == "write" and partial(run_dir):  # of the last kill
+            aim = "step"
+        delay = draw.uniform(0, {"start": 0.4 * seconds, "step": 0.03, "write": 0.006}[aim])
         pid = server.start(run_dir, data__cache_dir=str(cache), checkpoint__asynchronous=asynchronous)
         if hits.total() < kills:
-            if aims_at_write:
-                wait_for_write(run_dir, pid)
+            if aim == "write":
+                wait_until(lambda: partial(run_dir), pid)
+            elif aim == "step":
+                wait_until(lambda target=target: last_step(run_dir) >= target, pid)
             time.sleep(delay)
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
