@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medtune.config.data_checks import data_problems
-from medtune.config.keys import value_of
+from medtune.config.keys import schema_keys, section_names, value_of
 from medtune.config.load import show
 from medtune.config.nodes import node_problems
 from medtune.config.paths import path_problems
 from medtune.config.schema import ALL_LINEAR, GPU_ATTENTION, WHOLE_MODELS, Config
-from medtune.config.suggest import did_you_mean, nearest
+from medtune.config.suggest import did_you_mean, nearest, nearest_key
 from medtune.config.templates import template_problems
+from medtune.config.unused import has_validation
 
 Rule = Callable[[Config], Iterable[str]]
 
@@ -103,7 +104,11 @@ RANGES = (
     Range("trainer.val_every_n_steps", 1),
     Range("trainer.val_max_rows", 1),
     Range("checkpoint.every_n_steps", 1),
+    Range("checkpoint.every_n_tokens", 1),
+    Range("checkpoint.every_n_minutes", 0, above=True),
     Range("checkpoint.keep_last", 1),
+    Range("checkpoint.keep_best", 0),
+    Range("checkpoint.keep_every_n_steps", 1),
     Range("eval.limit", 1),
     Range("generate.max_new_tokens", 1),
     Range("generate.batch_tokens", 1),
@@ -351,6 +356,46 @@ def resume_problems(config: Config) -> Iterator[str]:
         yield "resume=auto needs run_dir=DIR, the run to continue"
 
 
+def allowance_problems(config: Config) -> Iterator[str]:
+    """Changes that are accepted by a name that no key has."""
+    known = [*schema_keys(), *section_names()]
+    for name in config.resume_allow:
+        if name not in known:
+            meant = did_you_mean(nearest_key(name, known))
+            yield f"resume_allow={show(config.resume_allow)}: there is no key or section {name}{meant}"
+
+
+def best_problems(config: Config) -> Iterator[str]:
+    """The best of what is never measured."""
+    if config.task == "train" and config.checkpoint.keep_best and not has_validation(config):
+        yield (
+            f"checkpoint.keep_best={config.checkpoint.keep_best} chooses by {config.checkpoint.monitor}, but "
+            "nothing is held out for validation; set data.validation_size, or checkpoint.keep_best=0"
+        )
+
+
+def determinism_problems(config: Config) -> Iterator[str]:
+    """Kernels that add in an order of their own each time, which torch's switch does not reach."""
+    if not config.deterministic:
+        return
+    on_gpu = config.trainer.accelerator == "cuda"
+    if config.task == "train" and config.model.attention in GPU_ATTENTION:
+        yield (
+            f"deterministic=true with model.attention={config.model.attention}: its backward pass adds in no "
+            "fixed order; set model.attention=eager"
+        )
+    if config.task == "train" and config.model.fused_kernels:
+        yield (
+            "deterministic=true with model.fused_kernels=true: Liger's kernels promise no fixed order; set "
+            "model.fused_kernels=false"
+        )
+    if on_gpu and config.quantization.name != "none":
+        yield (
+            f"deterministic=true with quantization={config.quantization.name} on a GPU: bitsandbytes' "
+            "kernels promise no fixed order; set quantization=none"
+        )
+
+
 RULES: tuple[Rule, ...] = (
     range_problems,
     batch_problems,
@@ -366,6 +411,9 @@ RULES: tuple[Rule, ...] = (
     embedding_problems,
     template_rules,
     resume_problems,
+    allowance_problems,
+    best_problems,
+    determinism_problems,
     path_problems,
     node_problems,
 )

@@ -473,9 +473,28 @@ class CheckpointConfig:
     """When the state of training is written to ``RUN_DIR/checkpoints``."""
 
     every_n_steps: int | None = None
-    """Steps between two checkpoints. null: one at the end, and one when the run is interrupted."""
+    """Steps between two checkpoints. There is always one at the end, and one when the run is interrupted
+    (Ctrl-C, SIGTERM, SIGUSR1)."""
+    every_n_tokens: int | None = None
+    """Training tokens, padding left out, between two checkpoints."""
+    every_n_minutes: float | None = None
+    """Most minutes of work that a crash can cost: time since the last checkpoint, by rank zero's clock."""
     keep_last: int = 1
     """Newest checkpoints that are kept."""
+    keep_best: int = 0
+    """Best checkpoints that are kept beside them. Above 0, one is written after each validation that is among
+    the best so far, and ``checkpoints/best`` leads to the best."""
+    monitor: str = "val/loss"
+    """What the validation reports that the best are chosen by: val/loss, val/accuracy, with
+    objective=pretrain val/perplexity, of a mix val/loss/SOURCE."""
+    mode: str = choice("auto", "min", "max")
+    """Whether less or more of ``monitor`` is better. ``auto``: less of a loss or perplexity, more
+    of the rest."""
+    keep_every_n_steps: int | None = None
+    """Write a checkpoint every so many steps that is kept for good."""
+    asynchronous: bool = False
+    """Copy the state to main memory (which must have room for it) and write it while training goes on. One at
+    a time; not with strategies that shard."""
 
 
 @dataclass
@@ -569,6 +588,9 @@ class Config:
     """Run folder. null: ``outputs/<name>/<id>``."""
     seed: int = 42
     """Seed of initialisation, order, dropout and sampling."""
+    deterministic: bool = False
+    """Two runs with the same settings on the same machine are equal bit for bit, times aside. Slower on GPUs:
+    attention=auto is then eager, and kernels without a fixed order of additions are refused."""
     task: str = choice(*TASKS)
     """The verb: what the run does."""
     objective: str = choice("sft", "pretrain")
@@ -578,6 +600,9 @@ class Config:
     model or adapter folder. null: ``model`` as configured."""
     resume: str = "never"
     """``never``; ``auto``: the newest whole checkpoint of ``run_dir``, if any; or a checkpoint's path."""
+    resume_allow: list[str] = field(default_factory=list)
+    """Keys and sections that may be other than in the checkpoint though training then does not go on as it
+    began: ``[optim.lr,data]``. Keys that bear on nothing that is learned may change without it."""
     model: ModelConfig = field(default_factory=ModelConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     quantization: QuantizationConfig = field(default_factory=QuantizationConfig)

@@ -60,8 +60,8 @@ PIECES = tuple(
 # What each task reads, beside the keys that every run has. A section stands for all of its keys.
 READ_BY_TASK = {
     "train": (
-        *("objective", "resume", "model", "adapter", "quantization", *TEXT, "optim", "schedule", "loss"),
-        "strategy",
+        *("objective", "resume", "resume_allow", "model", "adapter", "quantization", *TEXT, "optim"),
+        *("schedule", "loss", "strategy"),
         *("trainer", "logger", "callbacks", "launcher", "checkpoint", "eval", *SAMPLING),
         "evaluate.protocol",
     ),
@@ -75,7 +75,7 @@ READ_BY_TASK = {
     "chat": (*MODEL, "template", *DECODING, "trainer.accelerator", "trainer.precision"),
 }
 ADD_ONS = ("lora", "rslora", "dora", "pissa", "vera", "ia3")
-ALWAYS_READ = ("name", "group", "tags", "run_dir", "seed", "task")
+ALWAYS_READ = ("name", "group", "tags", "run_dir", "seed", "deterministic", "task")
 # Config groups whose options only set other keys.
 DELTAS = ("experiment", "sweep", "debug")
 
@@ -271,6 +271,16 @@ IDLE = (
         ("trainer.val_every_n_steps", "trainer.val_max_rows"),
         lambda config: not has_validation(config),
         lambda config: "nothing held out for validation",
+    ),
+    Idle(
+        ("checkpoint.monitor", "checkpoint.mode"),
+        lambda config: not config.checkpoint.keep_best,
+        lambda config: "checkpoint.keep_best=0",
+    ),
+    Idle(
+        ("resume_allow",),
+        lambda config: config.resume == "never",
+        lambda config: "resume=never",
     ),
     Idle(
         ("eval.limit", "eval.trivial", "eval.untrained", *SAMPLING, "evaluate.protocol"),

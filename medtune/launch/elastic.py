@@ -53,9 +53,11 @@ def torchrun_arguments(folder: RunFolder, ranks: str, port: str | None = None) -
         if port
         else ["--standalone", "--local-addr", "127.0.0.1"]
     )
+    # Of these torchrun passes the first on to the ranks; SIGUSR1 is not among its own.
+    signals = ["--signals-to-handle", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"]
     logs = ["--log-dir", str(folder.logs / "torchrun")]
     return [
-        *("--nnodes", "1", "--nproc-per-node", ranks, *meeting, *logs, "--max-restarts", "0"),
+        *("--nnodes", "1", "--nproc-per-node", ranks, *meeting, *signals, *logs, "--max-restarts", "0"),
         *("-m", "medtune.worker", str(folder.path)),
     ]
 

@@ -63,6 +63,8 @@ def worker_environment(config: Config, world_size: int) -> dict[str, str]:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, cpu_cores() // world_size)))
         # torchrun kills ranks this long after a signal; before torch 2.13 always after 30 seconds.
         environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = f"{GRACE_SECONDS:.0f}"
+    if config.deterministic:
+        environment["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when CUDA starts; torch refuses without it
     if config.trainer.accelerator == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
     return environment

@@ -15,7 +15,8 @@ from medtune.runtime.record import RunFolder
 
 FINISHED, FAILED, REFUSED, INTERRUPTED = "finished", "failed", "refused", "interrupted"
 EXIT_FAILED, EXIT_REFUSED, EXIT_SIGNAL = 1, 2, 128
-STOPPING = {128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM}
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+STOPPING = {code for number in ENDING for code in (128 + number, -number)}
 # Ends that no other rank's failure brings about.
 VIOLENT = {-signal.SIGKILL, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE}
 LINES_OF_MESSAGE = 40

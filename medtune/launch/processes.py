@@ -15,7 +15,7 @@ from medtune.runtime.parent import end_with_parent
 
 GRACE_SECONDS = 60.0  # for the step to end and a checkpoint to be written after Ctrl-C
 POLL_SECONDS = 0.05
-PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 @dataclass
@@ -35,17 +35,26 @@ class Child:
     deadline: float = float("inf")
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
-        """Passes the first signal on, once; the second kills."""
+        """Passes the first signal on, once; the second kills.
+
+        SIGUSR1 is the warning of a scheduler that ends the job itself: it sets no deadline, and the SIGTERM
+        that follows at the limit is no sign of impatience.
+        """
+        if self.received == signal.SIGUSR1 and number == signal.SIGTERM and self.deadline == float("inf"):
+            self.deadline = time.monotonic() + GRACE_SECONDS
+            return
         if self.received is not None:
             say("killed; what was written before stays")
             self.kill()
             return
         self.received = number
-        self.deadline = time.monotonic() + GRACE_SECONDS
+        limit = "after this step"
+        if number != signal.SIGUSR1:
+            self.deadline = time.monotonic() + GRACE_SECONDS
+            limit = f"within {GRACE_SECONDS:.0f} s; once more kills"
         self.pass_on()
         if self.announces:
-            name = signal.Signals(number).name
-            say(f"{name}: stopping within {GRACE_SECONDS:.0f} s; once more kills")
+            say(f"{signal.Signals(number).name}: stopping {limit}")
 
     def pass_on(self) -> None:
         """Sends the signal that was received to the process, which tells its own children."""

@@ -20,6 +20,7 @@ from medtune.runtime.families import packing_refusal
 from medtune.runtime.hardware import cpu_cores, visible_gpus
 from medtune.runtime.record import RunFolder, merge_json
 from medtune.training.limits import training_problems
+from medtune.training.resume import describe_changes, resume_rule, source_of
 from medtune.training.strategies import strategy_problems
 
 
@@ -45,7 +46,7 @@ def family_of(config: Config) -> str | None:
 
 
 # Rules that the layers below keep beside what they are about.
-RULES: tuple[Rule, ...] = (strategy_problems, packing_problems, training_problems)
+RULES: tuple[Rule, ...] = (strategy_problems, packing_problems, training_problems, resume_rule)
 
 # Who starts the ranks, by launcher.name. Each runs the worker on a written run folder to its end and gives
 # the exit codes by rank and the signal that the launcher got. One for a cluster goes here, beside local.py.
@@ -97,11 +98,12 @@ def run(request: Request) -> tuple[Outcome, Path | None]:
     try:
         settled = settle_request(request)
         folder = make_run_folder(settled.config)
-        changes = write_run_folder(folder, settled.config, request.overrides)
+        changes = changes_on_resume(settled.config)
+        changes += write_run_folder(folder, settled.config, request.overrides)
     except ConfigError as error:
         show_problems(error.problems)
         return Outcome(REFUSED, EXIT_REFUSED, "\n".join(error.problems)), None
-    for note in [*settled.notes, *changes]:
+    for note in dict.fromkeys([*settled.notes, *changes]):
         say(note)
     for warning in settled.warnings:
         warn(warning)
@@ -111,6 +113,12 @@ def run(request: Request) -> tuple[Outcome, Path | None]:
     record(outcome, folder)
     tell(outcome, settled.config, folder)
     return outcome, folder.path
+
+
+def changes_on_resume(config: Config) -> list[str]:
+    """A line for each key that is other than in the checkpoint that the run goes on from."""
+    checkpoint = source_of(config)
+    return describe_changes(checkpoint, config) if checkpoint is not None else []
 
 
 def record(outcome: Outcome, folder: RunFolder) -> None:

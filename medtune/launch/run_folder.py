@@ -17,7 +17,7 @@ from medtune.config.schema import Config
 from medtune.launch.elastic import EXIT_CODES
 from medtune.runtime.errors import ConfigError
 from medtune.runtime.hardware import environment_record
-from medtune.runtime.record import RunFolder, disk_error, write_json, write_text
+from medtune.runtime.record import LEFT_ASIDE, RunFolder, disk_error, remove_leftovers, write_json, write_text
 
 OUTPUTS = Path("outputs")  # below the folder where the command was typed
 PROBE_BYTES = 4096  # one block: on a full disk an empty file can still be made
@@ -41,6 +41,8 @@ def make_run_folder(config: Config) -> RunFolder:
     except OSError as error:
         raise ConfigError(f"run_dir={folder.path} cannot be read: {error.strerror}") from error
     make_writable_folder(folder.path, exist_ok=config.run_dir is not None)
+    for place in (folder.path, folder.checkpoints):
+        remove_leftovers(place)
     return folder
 
 
@@ -76,7 +78,7 @@ def refuse_used(folder: RunFolder, *, resume: str) -> None:
     path = folder.path
     if path.exists() and not path.is_dir():
         raise ConfigError(f"run_dir={path} is a file; set run_dir=DIR")
-    if not path.is_dir() or not any(path.iterdir()):
+    if not path.is_dir() or all(LEFT_ASIDE.fullmatch(entry.name) for entry in path.iterdir()):
         return
     if not folder.config_file.is_file():
         raise ConfigError(f"run_dir={path} holds other files; set run_dir to a new or an empty folder")
@@ -109,11 +111,11 @@ def write_run_folder(folder: RunFolder, config: Config, overrides: Sequence[str]
 
 def write_files(folder: RunFolder, config: Config, overrides: Sequence[str]) -> list[str]:
     """Does what :func:`write_run_folder` promises, or raises OSError or ValueError half-way."""
-    folder.logs.mkdir(parents=True, exist_ok=True)
     config.run_dir = str(folder.path)
     values = config_to_dict(config)
     changes = keep_former(folder, values)
-    write_text(folder.config_file, as_yaml(values))
+    write_text(folder.config_file, as_yaml(values))  # first: by it the folder is known as a run's
+    folder.logs.mkdir(parents=True, exist_ok=True)
     write_text(folder.overrides_file, as_yaml(list(overrides)))
     write_json(folder.environment_file, environment_record())
     for stale in [*folder.logs.glob("error-*.json"), folder.logs / EXIT_CODES, folder.result_file]:

@@ -17,6 +17,8 @@ def use_fused_kernels(config: Config) -> bool:
     """What ``model.fused_kernels`` means on this machine."""
     if config.model.fused_kernels is not None:
         return config.model.fused_kernels
+    if config.deterministic:
+        return False
     on_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
     return on_gpu and importlib.util.find_spec("liger_kernel") is not None
 

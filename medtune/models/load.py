@@ -406,9 +406,12 @@ def flex_takes(network: PreTrainedConfig) -> bool:
 def _best_attention(config: Config, family: Any, network: PreTrainedConfig, for_training: bool) -> str:
     """The fastest kernel that the family, this process's device and the precision allow."""
     candidates = ["sdpa"]
+    on_gpu = local_device(config).type == "cuda"
+    if config.deterministic and for_training and on_gpu:
+        return "eager"  # the others' backward passes on GPUs add in no fixed order
     # Kernels that know the bounds of documents; a row that is one document needs them for ALiBi only.
     is_dense = config.data.packing == "none" and network.model_type not in NATIVE_FAMILIES
-    if for_training and not is_dense and local_device(config).type == "cuda":
+    if for_training and not is_dense and on_gpu:
         if flex_takes(network):
             candidates = ["flex_attention", *candidates]
         if config.trainer.precision != "32-true" and importlib.util.find_spec("flash_attn"):

@@ -2,12 +2,17 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+# What lies beside ``name`` while it is written: .name.PID.tmp, .name.partial; and, of a folder that is being
+# replaced, .name.PID.old.
+LEFT_ASIDE = re.compile(r"\.(?P<name>.+?)(?:\.\d+)?\.(?P<kind>tmp|partial|old)")
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,7 @@ def write_pieces(path: Path, pieces: Iterable[str]) -> None:
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
+        sync_folder(path.parent)
     except OSError as error:
         raise disk_error(path, error) from error
     finally:
@@ -151,15 +157,43 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 def replace_folder(new: Path, path: Path) -> None:
     """Puts the folder ``new`` in the place of ``path``; the old one goes only once the new one stands."""
-    for file in new.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
+    for entry in [*new.rglob("*"), new]:
+        (sync_folder if entry.is_dir() else sync)(entry)
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
     if path.exists():
         path.replace(old)
     new.replace(path)
+    sync_folder(path.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Has the system write a file's content, or a folder's names, to the disk before anything goes on."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_folder(path: Path) -> None:
+    """As :func:`sync`, for the names in a folder; there are file systems that know it of files only."""
+    with suppress(OSError):
+        sync(path)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what a killed process left aside in ``folder``; what it had put out of its place goes back."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        found = LEFT_ASIDE.fullmatch(path.name)
+        if found is None:
+            continue
+        if found["kind"] == "old" and not (folder / found["name"]).exists():
+            path.replace(folder / found["name"])
+        elif path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def disk_error(path: Path, error: OSError) -> ValueError:

@@ -1,5 +1,6 @@
 """The fit: everything a training run needs, wired to Lightning's Trainer."""
 
+import hashlib
 import logging
 import os
 import warnings
@@ -17,20 +18,19 @@ from medtune.config.schema import Config, TrainerConfig
 from medtune.data.rows.order import StepPlan
 from medtune.runtime.errors import ConfigError
 from medtune.runtime.record import RunFolder
-from medtune.training.checkpoints import (
-    Checkpoint,
-    Checkpoints,
-    PlainFile,
-    choose_checkpoint,
-    resume_problems,
-)
+from medtune.training.checkpoints import Checkpoint, choose_checkpoint
 from medtune.training.interrupt import Interrupt
+from medtune.training.keeping import check_monitor
 from medtune.training.loader import StepData
 from medtune.training.loggers import build_loggers
 from medtune.training.metrics import Metrics
 from medtune.training.modules import MODULES, LanguageModelModule
 from medtune.training.precision import HalfParameters
 from medtune.training.progress import build_progress
+from medtune.training.restoring import Restore
+from medtune.training.resume import data_problems, end_problems, resume_problems
+from medtune.training.saving import Checkpoints
+from medtune.training.state import PlainFile
 from medtune.training.strategies import build_strategy, layout_of, on_cpu, strategy_name, strategy_problems
 from medtune.training.validation import Validation
 from medtune.training.weights import save_model
@@ -65,6 +65,8 @@ class FitResult:
         learned_tokens: Of them, those with a label.
         seconds: Time of the steps alone, resumed parts included.
         signal_number: What interrupted it.
+        best: The best checkpoint that is kept, by ``checkpoint.keep_best``: its folder below the run's, and
+            what its validation reported.
     """
 
     status: str
@@ -75,6 +77,7 @@ class FitResult:
     learned_tokens: int
     seconds: float
     signal_number: int | None = None
+    best: dict[str, Any] | None = None
 
 
 def fit(
@@ -103,16 +106,22 @@ def fit(
     plan = datamodule.step_plan
     total_steps = count_steps(config.trainer, plan)
     first_step = source.global_step if source else 0
+    check_learned(plan)
+    data = fingerprint(plan)
+    if source is not None:
+        check_source(source, config, total_steps, data)
     describe_row = getattr(datamodule, "describe_row", None)
     metrics = Metrics(folder.metrics_file, config.trainer.log_every_n_steps, plan, describe_row)
-    checkpoints = Checkpoints(folder.checkpoints, config, layout_of(config), metrics, source)
+    checkpoints = Checkpoints(folder.checkpoints, config, layout_of(config), metrics, source, data)
     interrupt = Interrupt(checkpoints)
     module = MODULES[config.objective](config, total_steps, build_model, datamodule.source_names)
+    check_monitor(config.checkpoint, module.reported_by_validation())
     callbacks: list[L.Callback] = [
         TrainMode(),
         *map(instantiate, config.callbacks.values()),
         metrics,
         Validation(config.trainer.val_every_n_steps or max(plan.steps_of(0), total_steps // VALIDATIONS)),
+        Restore(config, layout_of(config), source),
         checkpoints,
         *build_progress(config.trainer.progress, metrics),
         interrupt,
@@ -122,12 +131,14 @@ def fit(
     L.seed_everything(config.seed, workers=True, verbose=False)
     with quiet():
         trainer = build_trainer(config, plan.accumulation, total_steps, callbacks, folder)
-        data = StepData(datamodule, first_step, total_steps)
-        trainer.fit(module, datamodule=data, ckpt_path=source.state if source else None, weights_only=True)
-    return summarise(trainer.global_step, metrics, interrupt.signal_number)
+        steps = StepData(datamodule, first_step, total_steps)
+        trainer.fit(module, datamodule=steps, ckpt_path=source.state if source else None, weights_only=True)
+    return summarise(trainer.global_step, metrics, interrupt.signal_number, checkpoints.kept.best())
 
 
-def summarise(global_step: int, metrics: Metrics, signal_number: int | None) -> FitResult:
+def summarise(
+    global_step: int, metrics: Metrics, signal_number: int | None, best: Checkpoint | None
+) -> FitResult:
     """How the fit ended, by its counters."""
     return FitResult(
         status="interrupted" if signal_number else "finished",
@@ -138,7 +149,40 @@ def summarise(global_step: int, metrics: Metrics, signal_number: int | None) -> 
         learned_tokens=metrics.learned_tokens,
         seconds=metrics.seconds,
         signal_number=signal_number,
+        best={"checkpoint": f"checkpoints/{best.path.name}", **best.validation} if best else None,
     )
+
+
+def check_learned(plan: StepPlan) -> None:
+    """Holds that something is learned at all.
+
+    Raises:
+        ConfigError: Every label of the training rows is masked.
+    """
+    rows = len(plan.source.learned_of(0))
+    if not plan.source.learned_of(0).any():
+        raise ConfigError(
+            f"data: none of the {rows} training rows has a learned token, so there is nothing to train; see "
+            "data_report.json, and check data.format, data.learn and the template, or set objective=pretrain"
+        )
+
+
+def fingerprint(plan: StepPlan) -> str:
+    """What tells the training rows from others: the learned tokens of each row of the first epoch."""
+    learned = plan.source.learned_of(0)
+    return hashlib.sha256(learned.astype("<i8").tobytes()).hexdigest()[:16]
+
+
+def check_source(source: Checkpoint, config: Config, total_steps: int, data: str | None) -> None:
+    """Holds what is known of a checkpoint only when the data are.
+
+    Raises:
+        ConfigError: The run would end before it, or its rows were others.
+    """
+    problems = end_problems(source, total_steps, "trainer.max_epochs") if not config.trainer.max_steps else []
+    problems += data_problems(source, config, data)
+    if problems:
+        raise ConfigError(problems)
 
 
 def count_steps(config: TrainerConfig, plan: StepPlan) -> int:

@@ -1,5 +1,7 @@
 """FSDP2: ``fully_shard`` on every decoder layer and on the whole, in Lightning's ModelParallelStrategy."""
 
+import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,8 @@ import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 from torch.distributed.checkpoint import state_dict_loader
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -18,6 +22,7 @@ from torch.distributed.fsdp import fully_shard
 
 from medtune.models.placing import Prepare, parts
 from medtune.models.shardable import make_shardable
+from medtune.training.restoring import check_shapes, not_taken_up
 
 
 class FullyShardedStrategy(ModelParallelStrategy):
@@ -62,8 +67,26 @@ class FullyShardedStrategy(ModelParallelStrategy):
         weights = {name: value for name, value in get_model_state_dict(model).items() if name in trained}
         moments = get_optimizer_state_dict(model, optimizer)
         state: dict[str, Any] = {"state_dict": weights, "optimizer_0": moments}
-        state_dict_loader.load(state, checkpoint_id=path)
+        try:
+            metadata = FileSystemReader(path).read_metadata().state_dict_metadata
+            check_shapes(saved_shapes(metadata), self.lightning_module)
+            state_dict_loader.load(state, checkpoint_id=path)
+        except CheckpointException as error:  # not an Exception: nothing else would catch it
+            cause, _ = next(iter(error.failures.values()))
+            raise not_taken_up(path.parent, cause) from error
+        except (OSError, EOFError, pickle.UnpicklingError) as error:
+            raise not_taken_up(path.parent, error) from error
         set_model_state_dict(model, weights, options=StateDictOptions(strict=strict))
         set_optimizer_state_dict(model, optimizer, optim_state_dict=state["optimizer_0"])
         rest: dict[str, Any] = torch.load(path / "meta.pt", map_location="cpu", weights_only=weights_only)
         return rest
+
+
+def saved_shapes(metadata: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The whole shapes of the weights that torch's checkpoint holds, by their names in the module."""
+    prefix = "state_dict."
+    return {
+        name.removeprefix(prefix): tuple(item.size)
+        for name, item in metadata.items()
+        if name.startswith(prefix) and hasattr(item, "size")
+    }

@@ -25,17 +25,23 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
         decoder layer, which GaLore and APOLLO project.
     """
     kinds = Kinds(model)
-    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
+    # By whether they decay, not by how much, so that another decay makes no other groups on resume.
+    groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        decay = config.weight_decay if is_matrix(parameter) and id(parameter) not in kinds.embeddings else 0.0
+        decays = is_matrix(parameter) and id(parameter) not in kinds.embeddings
         low_rank = is_matrix(parameter) and id(parameter) in kinds.layers
-        key = (learning_rate(name, parameter, kinds, config), decay, low_rank)
+        key = (learning_rate(name, parameter, kinds, config), decays, low_rank)
         groups.setdefault(key, []).append(parameter)
     return [
-        {"params": members, "lr": lr, "weight_decay": decay, "low_rank": low_rank}
-        for (lr, decay, low_rank), members in groups.items()
+        {
+            "params": members,
+            "lr": lr,
+            "weight_decay": config.weight_decay if decays else 0.0,
+            "low_rank": low_rank,
+        }
+        for (lr, decays, low_rank), members in groups.items()
     ]
 
 

@@ -8,23 +8,24 @@ from types import FrameType
 from typing import Any
 
 import lightning.pytorch as L
-import torch
-import torch.distributed as dist
 
-from medtune.training.checkpoints import Checkpoints
+from medtune.training.agreement import Agreement
+from medtune.training.saving import Checkpoints
 
 log = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# SIGUSR1 is what SLURM is asked to send some time before the limit: --signal=B:USR1@300.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 # One Ctrl-C can arrive from the terminal, from the launcher and from torchrun: these are not a second one.
 ECHO_SECONDS = 1.0
 
 
 class Interrupt(L.Callback):
-    """Stops the fit after the step in which SIGINT or SIGTERM arrived; a second signal aborts.
+    """Stops the fit after the step in which one of SIGNALS arrived; a second one aborts.
 
-    The ranks agree on the step: each adds its flag to a sum that is read at the end of the next step,
-    so nobody waits for it.
+    Only after SIGUSR1 another is awaited: at its limit, SLURM's SIGTERM follows of itself.
+
+    The ranks agree on the step, a step later: see :class:`Agreement`.
 
     Args:
         checkpoints: Saves the state before the fit ends.
@@ -40,7 +41,7 @@ class Interrupt(L.Callback):
         self._received_at = 0.0
         # Asked for before Lightning puts its own in their place.
         self._previous: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
-        self._shared: tuple[torch.Tensor, Any] | None = None
+        self._agreement = Agreement("max")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Takes the signals over from Lightning, whose handlers lose the step or exit at once."""
@@ -53,6 +54,8 @@ class Interrupt(L.Callback):
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._received and time.monotonic() - self._received_at < ECHO_SECONDS:
             return
+        if self._received == signal.SIGUSR1:
+            self._received = 0
         if self._received:
             log.error("second signal: stopping at once, without saving")
             signal.signal(number, signal.SIG_DFL)
@@ -66,7 +69,7 @@ class Interrupt(L.Callback):
         """At the end of a step: saves and ends the fit when some rank received a signal."""
         if (batch_idx + 1) % trainer.accumulate_grad_batches or trainer.global_step == trainer.max_steps:
             return
-        number = self._agreed(trainer, pl_module.device)
+        number = self._agreement.exchange(self._received, trainer, pl_module.device)
         if not number:
             return
         self.signal_number = number
@@ -74,20 +77,8 @@ class Interrupt(L.Callback):
         # Not trainer.should_stop, which would validate once more.
         trainer.fit_loop.epoch_loop.max_steps = trainer.global_step
 
-    def _agreed(self, trainer: L.Trainer, device: torch.device) -> int:
-        if trainer.world_size == 1:
-            return self._received
-        earlier, flag = self._shared, torch.tensor([self._received], device=device)
-        self._shared = (flag, dist.all_reduce(flag, op=dist.ReduceOp.MAX, async_op=True))
-        if earlier is None:
-            return 0
-        earlier[1].wait()
-        return int(earlier[0])
-
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Gives the signals back and waits for the last agreement."""
-        if self._shared is not None:
-            self._shared[1].wait()
+        self._agreement.forget()
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-        self._shared = None

@@ -76,8 +76,10 @@ class Metrics(L.Callback):
         self.seconds = 0.0
         self.last: dict[str, Any] = {}
         self.last_validation: dict[str, Any] = {}
+        self.validated_step: int | None = None
         self._window_tokens = 0
         self._window_learned = 0
+        self._warned_of_idle_step = False
         self._recent: deque[tuple[float, int]] = deque(maxlen=2)
 
     @property
@@ -110,9 +112,21 @@ class Metrics(L.Callback):
             return
         self._window_learned += batch["step_tokens"]
         step = trainer.global_step
+        if not batch["step_tokens"]:
+            self._warn_of_idle_step(step)
         if step % self.every_n_steps == 0 or step == trainer.max_steps:
             assert isinstance(pl_module, LanguageModelModule)
             self.flush(trainer, pl_module)
+
+    def _warn_of_idle_step(self, step: int) -> None:
+        """Tells, once, of a step without a label: its loss is 0 and its update comes from momentum alone."""
+        if not self._warned_of_idle_step:
+            log.warning(
+                "step %d has no learned token (nor may others): its loss counts as 0. The labels of all its "
+                "rows are masked; see data_report.json, or raise data.global_batch_size",
+                step,
+            )
+        self._warned_of_idle_step = True
 
     def flush(self, trainer: L.Trainer, module: LanguageModelModule) -> None:
         """Writes a line about the steps since the last one, if there were any; all ranks together.
@@ -164,6 +178,7 @@ class Metrics(L.Callback):
         """Writes the validation's own line."""
         assert isinstance(pl_module, LanguageModelModule)
         self.last_validation = dict(pl_module.val_results)
+        self.validated_step = trainer.global_step
         self.write(trainer, self.last_validation)
         self.watch.lap()
 

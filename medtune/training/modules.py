@@ -19,6 +19,7 @@ from medtune.runtime.families import NATIVE_FAMILIES
 from medtune.training import losses
 from medtune.training.embedding_noise import EmbeddingNoise
 from medtune.training.optim import build_optimizer
+from medtune.training.restoring import check_weights_fit
 from medtune.training.schedule import build_schedule, learning_rate_factor
 from medtune.training.source_losses import SourceSums
 from medtune.training.token_losses import TokenLosses
@@ -178,6 +179,11 @@ class LanguageModelModule(L.LightningModule):
         """What a validation reports, by name."""
         return {"val/loss": loss, "val/accuracy": accuracy}
 
+    def reported_by_validation(self) -> list[str]:
+        """The names of what a validation reports."""
+        own = self.validation_metrics(0.0, 0.0)
+        return [*own, *(f"val/loss/{name}" for name in self.val_sources.names)]
+
     def configure_optimizers(self) -> Any:
         """The optimizer, and the schedule stepped with every update."""
         # Loss scaling has to see the gradients before the update, which the fused one scales back itself.
@@ -189,6 +195,10 @@ class LanguageModelModule(L.LightningModule):
     def learning_rate_of(self, step: int) -> float:
         """The learning rate that update number ``step`` (from 1) used."""
         return self.config.optim.lr * learning_rate_factor(step - 1, self.config.schedule, self.total_steps)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses the weights of another network by name, before torch lists every tensor of it."""
+        check_weights_fit(checkpoint, self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leaves frozen weights out: an adapter's checkpoint holds the adapter."""

@@ -96,7 +96,7 @@ def layout_of(config: Config) -> str:
     """How a run's checkpoints are laid out: ``file``, ``zero1`` to ``zero3``, or ``fsdp``."""
     name = strategy_name(config)
     if name == "zero":
-        return f"zero{config.strategy['stage']}"
+        return f"zero{config.strategy.get('stage')}"
     return "fsdp" if name == "fsdp" else "file"
 
 
@@ -112,6 +112,12 @@ def strategy_problems(config: Config) -> list[str]:
     problems = []
     if name == "zero":
         problems += _zero_problems(config)
+    if config.checkpoint.asynchronous and name in ("zero", "fsdp"):
+        problems.append(
+            f"checkpoint.asynchronous=true with strategy={name}: its ranks write their shards together, "
+            "straight from the state that training changes; set "
+            "checkpoint.asynchronous=false, or use strategy=ddp"
+        )
     return problems
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import lightning.pytorch as L
+import torch
 
 
 class Validation(L.Callback):
@@ -33,6 +34,9 @@ def run_validation(trainer: L.Trainer) -> None:
     connector = trainer._logger_connector
     first_loop_iter = connector._first_loop_iter
     trainer.validating = True
-    trainer.fit_loop.epoch_loop.val_loop.run()
+    # A loader draws its workers' seed from the stream that dropout uses: how often a run is validated would
+    # otherwise change what it learns.
+    with torch.random.fork_rng(devices=[]):
+        trainer.fit_loop.epoch_loop.val_loop.run()
     trainer.training = True
     connector._first_loop_iter = first_loop_iter

@@ -19,8 +19,9 @@ from medtune.models.folders import settle_remote_code
 from medtune.models.soft_prompt import save_prompt, virtual_ids
 from medtune.runtime.record import RunFolder, whole_folder, write_json
 from medtune.training.card import write_card
-from medtune.training.checkpoints import Checkpoint, read_state
+from medtune.training.checkpoints import Checkpoint
 from medtune.training.modules import LanguageModelModule
+from medtune.training.state import read_state
 from medtune.training.strategies import layout_of
 
 log = logging.getLogger(__name__)

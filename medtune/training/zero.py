@@ -3,8 +3,10 @@
 import argparse
 import importlib
 import logging
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import deepspeed
@@ -18,6 +20,7 @@ from torch.optim import Optimizer
 from medtune.models.placing import Prepare, WeightTypes, cast, parts
 from medtune.models.shardable import make_shardable
 from medtune.training.precision import kept_buffers
+from medtune.training.restoring import not_taken_up
 
 # Elements in a communication buffer on CPU ranks. Lightning's 200 million would cost 800 MB each.
 CPU_BUCKET = 2_000_000
@@ -117,6 +120,13 @@ class ZeroStrategy(DeepSpeedStrategy):
         assert self.lightning_module is not None
         with kept_buffers(self.lightning_module):
             super().setup(trainer)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Loads model and optimizer in place; what DeepSpeed says when it cannot is told in one message."""
+        try:
+            return super().load_checkpoint(checkpoint_path, weights_only)
+        except (OSError, EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
+            raise not_taken_up(Path(checkpoint_path).parent, error) from error
 
     def backward(self, closure_loss: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
         """Keeps DeepSpeed from dividing by the accumulation again: Lightning has done so."""

@@ -188,6 +188,7 @@ DAMAGES = {
     "mark_incomplete": (lambda path: (path / "checkpoint.json").write_text("{}"), r"KeyError"),
     "state_cut": (damage_state, r"is damaged: state cannot be read .*remove the folder"),
     "state_empty": (lambda path: (path / "state").write_bytes(b""), r"is damaged: state cannot be read"),
+    "state_gone": (lambda path: (path / "state").unlink(), r"is damaged: state cannot be read"),
     "random_state_gone": (lambda path: (path / "rng-0.pt").unlink(), r"is damaged: rng-0\.pt cannot be read"),
 }
 

@@ -122,8 +122,11 @@ import time
 import lightning.pytorch as L
 
 class Sleeper(L.Callback):
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
-        time.sleep(1000 if batch_idx else 0)
+        time.sleep(self.seconds if batch_idx else 0)
 """
 
 
@@ -136,9 +139,8 @@ def processes_of(run_dir: Path) -> dict[int, str]:
     return {int(pid): args for pid, stat, args in lines if not stat.startswith("Z")}
 
 
-@pytest.fixture
-def two_ranks(tmp_path):
-    """A run of two ranks in the midst of its second step, which does not end."""
+def start_two_ranks(tmp_path, seconds):
+    """A run of two ranks after its first step; each further one takes ``seconds``."""
     (tmp_path / "sleeper.py").write_text(SLEEPER)
     small = ["hidden_size=32", "intermediate_size=32", "num_hidden_layers=1", "num_attention_heads=2"]
     command = [
@@ -146,7 +148,7 @@ def two_ranks(tmp_path):
         *(f"model.{key}" for key in small),
         *("data.max_examples=60", "data.micro_batch_size=2", "data.global_batch_size=4"),
         *("trainer.accelerator=cpu", "trainer.devices=2", "trainer.log_every_n_steps=1"),
-        "callbacks.sleeper._target_=sleeper.Sleeper",
+        *("callbacks.sleeper._target_=sleeper.Sleeper", f"callbacks.sleeper.seconds={seconds}"),
     ]
     env = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{tmp_path}", "CUDA_VISIBLE_DEVICES": ""}
     launcher = subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
@@ -155,6 +157,13 @@ def two_ranks(tmp_path):
         assert time.monotonic() < deadline
         assert launcher.poll() is None, launcher.communicate()[1]
         time.sleep(0.1)
+    return launcher
+
+
+@pytest.fixture
+def two_ranks(tmp_path):
+    """A run of two ranks in the midst of its second step, which does not end."""
+    launcher = start_two_ranks(tmp_path, 1000)
     yield launcher
     launcher.kill()
 
@@ -177,6 +186,24 @@ def test_a_second_signal_kills_every_process(two_ranks, tmp_path):
     _, shown = two_ranks.communicate(timeout=60)
     assert two_ranks.returncode == 130
     assert "killed; what was written before stays\n" in shown
+    assert settled(tmp_path / "run") == {}
+
+
+@pytest.mark.slow
+def test_a_schedulers_warning_saves_the_state_of_all_ranks(tmp_path):
+    """SIGUSR1 to the launcher, which passes it on to torchrun, and that to the ranks."""
+    launcher = start_two_ranks(tmp_path, 0.3)
+    launcher.send_signal(signal.SIGUSR1)
+    _, shown = launcher.communicate(timeout=100)
+    assert launcher.returncode == 128 + signal.SIGUSR1
+    assert "SIGUSR1: stopping after this step\n" in shown
+    assert "continue with: python -m medtune run_dir=run resume=auto" in shown
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("step-*")
+    mark = json.loads((checkpoint / "checkpoint.json").read_text(encoding="utf-8"))
+    assert mark["world_size"] == 2
+    assert mark["global_step"] < 15, "the run went to its end"
+    assert {path.name for path in checkpoint.glob("rng-*")} == {"rng-0.pt", "rng-1.pt"}
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["signal_number"] == signal.SIGUSR1
     assert settled(tmp_path / "run") == {}
 
 

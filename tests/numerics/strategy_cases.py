@@ -239,6 +239,36 @@ def run_interrupted(strategy: str, out: Path, rank: int, world_size: int) -> dic
     }
 
 
+# Why a checkpoint is written, on which the ranks have to agree.
+TRIGGERS: dict[str, dict[str, Any]] = {
+    "minutes": {"checkpoint__every_n_minutes": 1e-9},
+    "minutes_asynchronous": {"checkpoint__every_n_minutes": 1e-9, "checkpoint__asynchronous": True},
+    "tokens": {"checkpoint__every_n_tokens": 100},
+}
+
+
+def run_triggered(name: str, strategy: str, out: Path, rank: int, world_size: int) -> dict[str, Any]:
+    """The steps of which there are checkpoints, and the tokens that each step showed to all ranks."""
+    folder = RunFolder(out / name)
+    config = toy_config(
+        folder.path,
+        data__global_batch_size=4,
+        trainer__max_steps=7,
+        checkpoint__keep_last=9,
+        **TRIGGERS[name],
+    )
+    config.strategy = STRATEGIES.get(strategy, {})
+    fit(config, ToyData(ROWS, 4, 1, world_size, rank), folder, build_model=tiny_model, export=False)
+    if rank:
+        return {}
+    kept = whole_checkpoints(folder.checkpoints)
+    return {
+        "steps": [checkpoint.global_step for checkpoint in kept],
+        "files": {path.name for checkpoint in kept for path in checkpoint.path.iterdir()},
+        "tokens": [line["train/tokens"] for line in read_metrics(folder.metrics_file)],
+    }
+
+
 class SignallingData(ToyData):
     """Sends SIGTERM to its own process when that many micro batches were made."""
 
@@ -266,6 +296,7 @@ def run_all(strategy: str, out: Path) -> dict[str, Any]:
     results["half"] = run_half(strategy, out, rank, world_size)
     if strategy in ("one", "ddp"):
         results["interrupted"] = run_interrupted(strategy, out, rank, world_size)
+        results |= {name: run_triggered(name, strategy, out, rank, world_size) for name in TRIGGERS}
     return results
 
 

@@ -124,8 +124,12 @@ def test_a_part_of_a_checkpoint_is_never_taken(copy_of_killed):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        pytest.param({"optim__lr": 0.5}, r"optim\.lr=0\.5 but .*step-4 was written with 0\.01", id="rate"),
-        pytest.param({"seed": 9}, r"seed=9 but .* was written with 3", id="order_of_rows"),
+        pytest.param(
+            {"optim__lr": 0.5},
+            r"optim\.lr=0\.5 \(0\.01 before\): .*step-4 was .*resume_allow=\[optim\.lr\]",
+            id="rate",
+        ),
+        pytest.param({"seed": 9}, r"seed=9 \(3 before\): .*resume_allow=\[seed\]", id="order_of_rows"),
         pytest.param(
             {"strategy": {"_target_": "medtune.training.strategies.fsdp"}},
             r"written in the layout 'file', this run uses 'fsdp'",
@@ -137,6 +141,30 @@ def test_settings_that_the_state_contradicts_are_refused(killed, tmp_path, chang
     config = build_config(tmp_path, resume=str(killed / "checkpoints/step-4"), **changes)
     with pytest.raises(ConfigError, match=message):
         run(config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["fsdp", "zero2"])
+def test_what_a_sharding_strategy_cannot_take_up_is_one_message(tmp_path, strategy):
+    if strategy == "zero2":
+        pytest.importorskip("deepspeed")
+    command = [
+        sys.executable,
+        str(ROOT / "tests/numerics/refused_states.py"),
+        strategy,
+        str(tmp_path / "run"),
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": str(Path(sys.executable).parent)}
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    another, cut, gone = [line for line in done.stdout.splitlines() if line.startswith("resume: ")]
+    if strategy == "fsdp":
+        assert "the weights of another network or adapter: model.lm_head.weight is [64, " in another
+    else:
+        assert "step-2 cannot be taken up (RuntimeError: Error(s) in loading state_dict for SFT" in another
+    for message in (cut, gone):
+        assert "/run/checkpoints/step-2 cannot be taken up (" in message
+        assert "It is damaged, or another optimizer's. Resume from an older checkpoint" in message
 
 
 def test_a_checkpoint_holds_plain_types_and_its_settings(whole):

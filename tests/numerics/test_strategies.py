@@ -133,6 +133,22 @@ def test_ranks_stop_together_when_one_gets_a_signal(two):
     assert two["interrupted"]["checkpoints"] == [3]
 
 
+def test_ranks_agree_on_when_to_save(one, two):
+    """One process acts at once; with two the clock of the first is known to both a step later."""
+    if "minutes" not in two:
+        pytest.skip("the same code under every strategy; DDP stands for all")
+    for name in ("minutes", "minutes_asynchronous"):
+        assert one[name]["steps"] == [1, 2, 3, 4, 5, 6, 7]
+        assert two[name]["steps"] == [2, 4, 6, 7]
+        assert two[name]["files"] == {"state", "checkpoint.json", "rng-0.pt", "rng-1.pt"}
+    tokens = [0, *one["tokens"]["tokens"]]
+    assert two["tokens"]["tokens"] == one["tokens"]["tokens"]
+    passed = [step for step in range(1, 8) if tokens[step - 1] // 100 < tokens[step] // 100]
+    assert one["tokens"]["steps"] == sorted({*passed, 7})
+    assert two["tokens"]["steps"] == sorted({*(min(7, step + 1) for step in passed), 7})
+    assert 2 <= len(passed) <= 5
+
+
 def test_half_precision_leaves_the_rotary_frequencies_alone(one, two):
     exact = tiny_model().model.rotary_emb.inv_freq
     for frequencies in (*one["half"]["frequencies"], *two["half"]["frequencies"]):

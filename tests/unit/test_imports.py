@@ -25,7 +25,13 @@ LAYERS = (
 )
 HEAVY = ("torch", "lightning", "transformers", "peft", "deepspeed", "bitsandbytes", "datasets", "wandb")
 # What the launcher may take from below: nothing that imports a heavy library before it is called.
-LIGHT_FOR_LAUNCHER = ("medtune.training.limits", "medtune.training.strategies", "medtune.runtime.families")
+LIGHT_FOR_LAUNCHER = (
+    "medtune.training.limits",
+    "medtune.training.strategies",
+    "medtune.training.resume",
+    "medtune.training.checkpoints",
+    "medtune.runtime.families",
+)
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # The same within the data package; what is not named uses all of it.
 DATA_LAYERS = (

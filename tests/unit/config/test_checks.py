@@ -110,6 +110,18 @@ def with_section(config, section, **values):
             "trainer.accelerator=cuda, but no GPU is visible here; set trainer.accelerator=cpu",
             id="no_gpu",
         ),
+        *(
+            pytest.param(
+                "checkpoint", {key: 0}, f"checkpoint.{key}=0 must be {words}", id=f"checkpoint_{key}"
+            )
+            for key, words in {
+                "every_n_steps": "at least 1",
+                "every_n_tokens": "at least 1",
+                "every_n_minutes": "above 0",
+                "keep_every_n_steps": "at least 1",
+                "keep_last": "at least 1",
+            }.items()
+        ),
         pytest.param("trainer", {"max_steps": 0}, "trainer.max_steps=0 must be at least 1", id="no_steps"),
         pytest.param(
             "trainer", {"max_epochs": 0.0}, "trainer.max_epochs=0.0 must be above 0", id="no_epochs"
@@ -481,6 +493,37 @@ def test_a_kernel_that_is_not_there_is_refused_before_anything_loads(
     assert problem in check(config, Machine(gpus=1, cores=2))
     answering = replace(config, task="generate")
     assert not [problem for problem in check(answering, Machine(gpus=1, cores=2)) if "model." in problem]
+
+
+def test_the_best_need_something_to_be_measured_on(sound):
+    config = with_section(sound, "checkpoint", keep_best=2)
+    assert check(config, CPU) == []
+    [problem] = check(with_section(config, "data", splits={"train": "train.json"}, eval_splits=[]), CPU)
+    assert problem == (
+        "checkpoint.keep_best=2 chooses by val/loss, but nothing is held out for validation; "
+        "set data.validation_size, or checkpoint.keep_best=0"
+    )
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "problem"),
+    [
+        pytest.param("model", {"fused_kernels": True}, "with model.fused_kernels=true: Liger's", id="fused"),
+        pytest.param(
+            "model", {"attention": "flex_attention"}, "with model.attention=flex_attention", id="flex"
+        ),
+        pytest.param(
+            "quantization", {"name": "nf4"}, "with quantization=nf4 on a GPU: bitsandbytes'", id="quantised"
+        ),
+    ],
+)
+def test_kernels_without_a_fixed_order_are_not_deterministic(sound, section, values, problem):
+    config = with_section(with_section(sound, "trainer", accelerator="cuda"), section, **values)
+    config = with_section(config, "adapter", name="lora")
+    assert [p for p in check(config, Machine(gpus=1, cores=2)) if p.startswith("deterministic")] == []
+    found = check(replace(config, deterministic=True), Machine(gpus=1, cores=2))
+    assert [p.startswith(f"deterministic=true {problem}") for p in found if p.startswith("det")] == [True]
+    assert check(replace(sound, deterministic=True), CPU) == []
 
 
 def test_new_rows_of_the_embedding_must_be_trained(sound):

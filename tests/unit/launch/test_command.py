@@ -150,8 +150,8 @@ def test_a_command_is_refused_with_all_its_problems(line, problems):
 
 
 def test_rules_of_the_layers_below_are_told_too(tmp_path):
-    (problem,) = problems_of("strategy=fsdp quantization=int8 adapter=lora")
-    assert problem.startswith("quantization=int8 with strategy=fsdp: ")
+    (problem,) = problems_of("strategy=fsdp optim=galore")
+    assert problem.startswith("optim=galore with strategy=fsdp: ")
     refusal = [
         "model.model_type=mpt cannot train on packed rows: it takes a 2-D mask only, through which packed "
         "documents see each other; set data.packing=none "

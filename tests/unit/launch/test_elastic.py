@@ -37,6 +37,7 @@ def test_torchruns_command_line(port, meeting):
     assert arguments[:4] == ["--nnodes", "1", "--nproc-per-node", "3"]
     assert arguments[4 : 4 + len(meeting)] == meeting
     assert arguments[-3:] == ["-m", "medtune.worker", "/run"]
+    assert "SIGUSR1" in arguments[arguments.index("--signals-to-handle") + 1]
 
 
 def test_ranks_that_fail_are_written_down_and_the_screen_stays_clean(tmp_path):

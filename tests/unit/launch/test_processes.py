@@ -27,9 +27,10 @@ def test_a_run_ends_as_its_process_does(code, ended):
 
 
 def test_signals_are_given_back():
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+    before = [signal.getsignal(number) for number in numbers]
     run_child([sys.executable, "-c", ""], os.environ)
-    after = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    after = [signal.getsignal(number) for number in numbers]
     assert after == before
 
 
@@ -44,7 +45,7 @@ notes = pathlib.Path(sys.argv[1])
 def note(number, frame):
     with notes.open("a") as file:
         file.write(f"{number} ")
-for number in (signal.SIGINT, signal.SIGTERM):
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
     signal.signal(number, note)
 notes.write_text("ready ")
 until = time.monotonic() + float(sys.argv[2])
@@ -85,6 +86,21 @@ def test_a_signal_reaches_the_child_once(tmp_path, sent, heard):
     assert (tmp_path / "notes").read_text() == f"ready {int(heard)} "
     assert out.strip() == f"5 {int(sent)}"
     assert err == f"{sent.name}: stopping within 30 s; once more kills\n"
+
+
+def test_a_warning_has_no_deadline_and_the_end_that_it_warned_of_does_not_kill(tmp_path):
+    """SLURM's SIGUSR1, a checkpoint that takes long, and SIGTERM at the limit."""
+    launcher = launch(tmp_path / "notes", grace=1.0, manner="stubborn")
+    launcher.send_signal(signal.SIGUSR1)
+    time.sleep(1.5)
+    assert launcher.poll() is None
+    launcher.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    assert launcher.poll() is None
+    assert (tmp_path / "notes").read_text() == f"ready {int(signal.SIGUSR1)} "
+    out, err = launcher.communicate(timeout=30)
+    assert out.strip() == f"-9 {int(signal.SIGUSR1)}"
+    assert err == "SIGUSR1: stopping after this step\n"
 
 
 def test_a_second_signal_kills(tmp_path):

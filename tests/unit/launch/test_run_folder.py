@@ -58,6 +58,25 @@ def test_a_folder_in_use_is_refused(tmp_path, present, resume, message):
         make_run_folder(Config(run_dir=str(tmp_path / "run"), resume=resume))
 
 
+def test_a_folder_whose_first_writing_was_killed_is_as_good_as_empty(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".config.yaml.123.tmp").write_text("name: med")
+    assert list(make_run_folder(Config(run_dir=str(tmp_path / "run"))).path.iterdir()) == []
+
+
+def test_what_a_killed_run_left_aside_goes_with_the_next(tmp_path):
+    config = Config(run_dir=str(tmp_path / "run"), resume="auto")
+    folder = make_run_folder(config)
+    write_run_folder(folder, config, [])
+    for path in (folder.checkpoints / ".step-4.partial", folder.path / ".model.12.tmp"):
+        path.mkdir(parents=True)
+    folder.path.joinpath(".model.12.old").mkdir()
+    make_run_folder(config)
+    assert list(folder.checkpoints.iterdir()) == []
+    assert sorted(path.name for path in folder.path.iterdir() if path.name.startswith(".")) == []
+    assert folder.model.is_dir()
+
+
 def test_a_file_is_no_run_folder(tmp_path):
     (tmp_path / "run").touch()
     with pytest.raises(ConfigError, match="run is a file; set run_dir=DIR"):

@@ -8,14 +8,9 @@ import torch
 from medtune.config.schema import Config, DataConfig, TrainerConfig
 from medtune.runtime.errors import ConfigError
 from medtune.runtime.record import read_json, write_json
-from medtune.training.checkpoints import (
-    choose_checkpoint,
-    open_checkpoint,
-    resume_problems,
-    rng_state,
-    set_rng_state,
-    whole_checkpoints,
-)
+from medtune.training.checkpoints import choose_checkpoint, open_checkpoint, whole_checkpoints
+from medtune.training.resume import resume_problems
+from medtune.training.state import rng_state, set_rng_state
 
 
 def make_checkpoint(folder, step, marked=True):
@@ -46,8 +41,8 @@ A_MIX = DataConfig(mix=["a"], sources={"a": {"dir": "here", "weight": 1.0}})
         pytest.param(A_MIX, None, id="same"),
         pytest.param(replace(A_MIX, sources={"a": {"dir": "moved", "weight": 1.0}}), None, id="files_moved"),
         pytest.param(replace(A_MIX, cache_dir="x", num_workers=1), None, id="where_and_how"),
-        pytest.param(replace(A_MIX, packing="none"), "data.packing=none but", id="packing"),
-        pytest.param(replace(A_MIX, sequence_length=7), "data.sequence_length=7 but", id="length"),
+        pytest.param(replace(A_MIX, packing="none"), "data.packing=none (bfd before)", id="packing"),
+        pytest.param(replace(A_MIX, sequence_length=7), "data.sequence_length=7 (2048 before)", id="length"),
         pytest.param(replace(A_MIX, sources={"a": {"weight": 2.0}}), "data.sources=", id="weight"),
         pytest.param(replace(A_MIX, mix=["a", "b"]), "data.mix=", id="another_source"),
     ],
@@ -68,7 +63,7 @@ def test_a_mix_over_steps_is_resumed_for_as_many(tmp_path):
     longer = replace(config, trainer=TrainerConfig(max_steps=10))
     assert resume_problems(open_checkpoint(path), config, "file", 1) == []
     [problem] = resume_problems(open_checkpoint(path), longer, "file", 1)
-    assert problem.startswith("trainer.max_steps=10 but")
+    assert problem.startswith("trainer.max_steps=10 (9 before)")
 
 
 def test_auto_without_any_starts_anew(tmp_path):

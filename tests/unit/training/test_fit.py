@@ -97,6 +97,26 @@ def test_a_bad_loss_names_step_and_rows_and_leaves_the_last_checkpoint(tmp_path)
     assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1]
 
 
+def test_a_step_without_a_learned_token_is_told_and_spoils_nothing(tmp_path, caplog):
+    rows = [[document] for document in make_documents(6, learned=[2, 3, 0, 0, 4, 1])]
+    result = run(tmp_path, rows=rows, trainer__max_steps=6, optim__name="adamw", optim__lr=1e-3)
+    assert [r.getMessage()[:31] for r in caplog.records if "no learned token" in r.getMessage()] == [
+        "step 2 has no learned token (no"  # step 5 is the same again
+    ]
+    losses = [line["train/loss"] for line in read_metrics(tmp_path / "metrics.jsonl")]
+    assert (losses[1], losses[4]) == (0.0, 0.0)
+    assert all(0 < loss < 10 for at, loss in enumerate(losses) if at not in (1, 4))
+    assert result.learned_tokens == 20
+
+
+def test_rows_of_which_nothing_is_learned_are_refused(tmp_path):
+    rows = [[document] for document in make_documents(6, learned=[0] * 6)]
+    with pytest.raises(
+        ConfigError, match=r"^data: none of the 6 training rows has a learned token, so there"
+    ):
+        run(tmp_path, rows=rows)
+
+
 def test_a_bad_loss_names_the_examples_where_the_data_can(tmp_path):
     class Described(ToyData):
         def describe_row(self, epoch, row):
@@ -111,7 +131,7 @@ def test_a_bad_loss_names_the_examples_where_the_data_can(tmp_path):
         fit(config, data, RunFolder(tmp_path), build_model=tiny_model, export=False)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1], ids=str)
 def test_a_signal_ends_the_fit_after_its_step_and_saves(tmp_path, number):
     class Signal(L.Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
@@ -134,6 +154,20 @@ def test_an_echo_is_not_a_second_signal(caplog):
     with pytest.raises(SystemExit, match="130"):
         interrupt._receive(signal.SIGINT, None)
     signal.signal(signal.SIGINT, before)
+
+
+def test_the_signal_that_follows_a_warning_is_no_second_one():
+    """SLURM sends SIGUSR1 some time before the limit, and SIGTERM at it."""
+    interrupt = Interrupt(checkpoints=None)
+    interrupt._receive(signal.SIGUSR1, None)
+    interrupt._received_at = time.monotonic() - 5
+    interrupt._receive(signal.SIGTERM, None)
+    assert interrupt._received == signal.SIGTERM
+    interrupt._received_at = time.monotonic() - 5
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit, match="143"):
+        interrupt._receive(signal.SIGTERM, None)
+    signal.signal(signal.SIGTERM, before)
 
 
 def test_validation_comes_at_its_steps_and_at_the_end(tmp_path):

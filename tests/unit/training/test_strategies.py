@@ -1,9 +1,10 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
-from medtune.config.schema import Config
+from medtune.config.schema import CheckpointConfig, Config
 from medtune.training.strategies import layout_of, strategy_problems
 
 BUILDERS = "medtune.training.strategies"
@@ -52,6 +53,16 @@ def test_what_cannot_work_is_told_with_the_reason(config, words):
 def test_quantised_bases_may_be_sharded(quantization, node):
     """tests/numerics/test_strategies.py holds that they are right."""
     assert strategy_problems(configured(quantization, **node)) == []
+
+
+def test_shards_are_written_while_training_waits():
+    config = Config(
+        checkpoint=CheckpointConfig(asynchronous=True),
+        strategy={"_target_": "medtune.training.strategies.fsdp"},
+    )
+    [problem] = strategy_problems(config)
+    assert problem.startswith("checkpoint.asynchronous=true with strategy=fsdp: its ranks write their shards")
+    assert strategy_problems(replace(config, strategy={})) == []
 
 
 def test_asking_for_problems_imports_nothing_heavy():
