@@ -168,9 +168,9 @@ def check_learned(plan: StepPlan) -> None:
 
 
 def fingerprint(plan: StepPlan) -> str:
-    """What tells the training rows from others: the learned tokens of each row of the first epoch."""
+    """What tells the training rows from others: their tokens, and how the first epoch arranges them."""
     learned = plan.source.learned_of(0)
-    return hashlib.sha256(learned.astype("<i8").tobytes()).hexdigest()[:16]
+    return hashlib.sha256(plan.source.digest.encode() + learned.astype("<i8").tobytes()).hexdigest()[:16]
 
 
 def check_source(source: Checkpoint, config: Config, total_steps: int, data: str | None) -> None:

@@ -73,6 +73,10 @@ class ToySplit:
     sizes: list[int] | None = None
 
     @property
+    def digest(self) -> str:
+        return str(self.rows)
+
+    @property
     def is_constant(self) -> bool:
         return self.sizes is None
 

@@ -20,6 +20,10 @@ class RowSource(Protocol):
     def is_constant(self) -> bool:
         """Whether every epoch has the same rows."""
 
+    @property
+    def digest(self) -> str:
+        """Of the tokens that rows are made of."""
+
     def learned_of(self, epoch: int) -> Ints:
         """Learned tokens of each row of an epoch."""
 

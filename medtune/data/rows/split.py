@@ -101,6 +101,11 @@ class PackedSplit:
         """Whether every epoch has the same rows."""
         return self.mixture.is_constant
 
+    @property
+    def digest(self) -> str:
+        """Of the tokens that rows are made of."""
+        return " ".join(part.store.digest for part in self.parts)
+
     def rows_of(self, epoch: int) -> Rows:
         """The rows of an epoch."""
         return self._epoch(epoch).rows

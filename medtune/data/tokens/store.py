@@ -89,6 +89,11 @@ class TokenStore:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
+    @property
+    def digest(self) -> str:
+        """Of the tokens and spans of all documents, as they were written."""
+        return str(self.meta["digests"][TOKENS])
+
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each document."""

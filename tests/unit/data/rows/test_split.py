@@ -126,6 +126,14 @@ def test_labels_differ_from_ids_where_the_template_says_so():
     assert whole.tolist() == [IGNORE_INDEX, 11, 12, 13, 14, 15]
 
 
+def test_the_digest_tells_tokens_and_labels_apart_at_equal_lengths():
+    base = Document([10, 11, 12, 13], [(2, 4)], [])
+    others = [Document([10, 11, 12, 14], [(2, 4)], []), Document([10, 11, 12, 13], [(1, 3)], [])]
+    first, again, *changed = (split_of(make_part([made])).digest for made in (base, base, *others))
+    assert first == again
+    assert len({first, *changed}) == 3
+
+
 def test_a_row_tells_its_documents_apart():
     split = split_of(make_part([plain(5)], "a"), make_part([plain(4)], "b", "pretrain"))
     ids, labels, positions, numbers, sources = filled(split, 0, 0).tolist()
