@@ -274,3 +274,38 @@ def test_a_run_learns_answers_and_scores(tmp_path: Path, precision):
     assert set(json.loads((run_dir / "scores.json").read_text())["splits"]) == {"test", "new_words"}
     dtype = json.loads((run_dir / "model" / "config.json").read_text())["dtype"]
     assert dtype == ("bfloat16" if precision == "bf16-true" else "float32")
+
+
+WAYS = {
+    "float16_with_a_scaled_loss": ("model=tiny_llama", "trainer.precision=16-mixed"),
+    "paged_8_bit_state": ("optim=paged_adamw_8bit",),
+    "8_bit_lion": ("optim=lion_8bit",),
+    "adafactor": ("optim=adafactor", "optim.lr=0.02"),
+    "compiled": ("trainer.compile=true",),
+    "deterministic": ("deterministic=true",),
+    "checkpoints_in_the_background": ("checkpoint.asynchronous=true", "checkpoint.every_n_steps=5"),
+    "nf4_lora": ("adapter=lora", "quantization=nf4"),
+    "int8_rslora": ("adapter=rslora", "quantization=int8"),
+    "fp4_dora": ("adapter=dora", "quantization=fp4"),
+    "prompt_tuning": ("adapter=prompt_tuning", "optim.lr=0.1"),
+    "fsdp_nf4": ("strategy=fsdp", "adapter=lora", "quantization=nf4"),
+    "zero3": ("strategy=zero3",),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_to_train_lowers_the_loss(tmp_path: Path, way):
+    run_dir = tmp_path / "run"
+    run_medtune(
+        *SMALL,
+        f"run_dir={run_dir}",
+        f"data.cache_dir={tmp_path}/cache",
+        "trainer.max_steps=20",
+        "trainer.log_every_n_steps=5",
+        "eval.after_fit=false",
+        "optim.lr=3e-3",
+        *WAYS[way],
+    )
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["train/loss"] for line in lines if "train/loss" in line]
+    assert losses[-1] < losses[0]
