@@ -252,7 +252,7 @@ def _precision(config: Config) -> dict[str, Any]:
     plugins: list[Any] = [PlainFile()] if layout_of(config) == "file" else []
     if config.trainer.precision == "bf16-true" and name != "zero":
         return {"plugins": [*plugins, HalfParameters("bf16-true")]}
-    if config.trainer.precision == "16-mixed" and on_cpu(config):
+    if config.trainer.precision == "16-mixed" and on_cpu(config) and name != "zero":
         # By its name alone Lightning would take bfloat16 instead, with no more than a warning.
         return {"plugins": [*plugins, MixedPrecision("16-mixed", "cpu")]}
     return {"plugins": plugins, "precision": config.trainer.precision}

@@ -69,8 +69,6 @@ def precision_problems(config: Config) -> Iterator[str]:
         return
     if strategy_name(config) == "fsdp":
         yield "trainer.precision=16-mixed: FSDP2 scales no losses here; set trainer.precision=bf16-mixed"
-    if strategy_name(config) == "zero" and trainer.accelerator == "cpu":
-        yield "trainer.precision=16-mixed: DeepSpeed has no float16 on CPUs; set trainer.precision=bf16-mixed"
     family = config.model.model_type or config.model.architecture.get("model_type")
     reason = FLOAT16_OVERFLOWS.get(str(family))
     if reason is not None:

@@ -81,14 +81,15 @@ class ZeroStrategy(DeepSpeedStrategy):
         """Stage 3: partitions the model, a part at a time: no device ever holds it whole."""
         self._init_config_if_needed()
         assert isinstance(self.config, dict)
-        is_half = self.config.get("bf16", {}).get("enabled")
+        halves = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        half = next((dtype for key, dtype in halves.items() if self.config.get(key, {}).get("enabled")), None)
         for part in parts(model):
             prepare(part)
             if self.zero_stage_3:
                 make_shardable(part)
-            if is_half:
+            if half is not None:
                 # DeepSpeed refuses partitions of another type than its own.
-                cast(part, WeightTypes(torch.bfloat16, torch.bfloat16))
+                cast(part, WeightTypes(half, half))
             if self.zero_stage_3:
                 deepspeed.zero.Init(
                     module=part, config_dict_or_path={"train_micro_batch_size_per_gpu": 1, **self.config}

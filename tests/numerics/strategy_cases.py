@@ -205,12 +205,13 @@ def run_resumed(
 
 
 def run_half(strategy: str, out: Path, rank: int, world_size: int) -> dict[str, Any]:
-    """The rotary frequencies after a fit in bfloat16, whose casts must not round them."""
+    """Losses of a fit in half precision, and the rotary frequencies, which its casts must not round."""
     models: list[Any] = []
-    for precision in ("bf16-true", "bf16-mixed"):
+    losses = {}
+    for precision in ("bf16-true", "bf16-mixed", *(["16-mixed"] if strategy != "fsdp" else [])):
         folder = RunFolder(out / precision)
         config = toy_config(
-            folder.path, data__global_batch_size=4, trainer__max_steps=1, trainer__precision=precision
+            folder.path, data__global_batch_size=4, trainer__max_steps=2, trainer__precision=precision
         )
         config.strategy = STRATEGIES.get(strategy, {})
         data = ToyData(ROWS, 4, 2, world_size, rank)
@@ -222,7 +223,10 @@ def run_half(strategy: str, out: Path, rank: int, world_size: int) -> dict[str, 
             return models[-1]
 
         fit(config, data, folder, build_model=build, export=False)
-    return {"frequencies": [model.model.rotary_emb.inv_freq for model in models]}
+        if rank == 0:
+            lines = read_metrics(folder.metrics_file)
+            losses[precision] = [line["train/loss"] for line in lines if "train/loss" in line]
+    return {"losses": losses, "frequencies": [model.model.rotary_emb.inv_freq for model in models]}
 
 
 def run_interrupted(strategy: str, out: Path, rank: int, world_size: int) -> dict[str, Any]:

@@ -155,5 +155,14 @@ def test_half_precision_leaves_the_rotary_frequencies_alone(one, two):
         assert torch.equal(frequencies, exact)
 
 
+@pytest.mark.parametrize(("precision", "tolerance"), [("bf16-mixed", 1e-2), ("16-mixed", 2e-3)])
+def test_half_precision_learns_what_one_process_learns(one, two, precision, tolerance):
+    """With float16 the scale of the loss is DeepSpeed's own, and must be gone from the update."""
+    if precision not in two["half"]["losses"]:
+        pytest.skip("FSDP2 scales no losses; it is refused")
+    expected = one["half"]["losses"][precision]
+    assert two["half"]["losses"][precision] == pytest.approx(expected, rel=tolerance)
+
+
 def test_all_cases_are_compared():
     assert {*FITS, "untouched"} == CASES.keys()
