@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from medtune.runtime.record import RunFolder
-from medtune.training.checkpoints import read_state, whole_checkpoints
+from medtune.training.checkpoints import whole_checkpoints
 from medtune.training.fit import fit
 from medtune.training.metrics import read_metrics
+from medtune.training.state import read_state
 from medtune.training.weights import weights_of
 from tests.numerics.toy import ToyData, make_documents, tiny_model, toy_config
 
