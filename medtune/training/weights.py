@@ -167,10 +167,8 @@ def write_model(
     with whole_folder(folder) as aside:
         try:
             with no_progress_bars(), cache_on(model):
-                if hasattr(model, "peft_config"):
+                if hasattr(model, "peft_config") or virtual_ids(model):
                     write_adapter(model, weights, aside)
-                elif virtual_ids(model):
-                    save_prompt(model, weights, aside)
                 else:
                     model.save_pretrained(aside, state_dict=weights)
             tokenizer.save_pretrained(aside)
@@ -183,14 +181,15 @@ def write_model(
 
 
 def write_adapter(model: Any, weights: dict[str, Tensor], folder: Path) -> None:
-    """Writes an adapter that can be used without the folders of earlier ones that lie below it.
+    """Writes an adapter or prompt that can be used without the folders of earlier ones that lie below it.
 
     Stacked ones are a part of it; copies of those that were folded into its base lie beside it.
     """
     from medtune.models.adapter_folders import MERGED  # here, since peft costs seconds
     from medtune.models.merging import save_adapter
 
-    save_adapter(model, weights, folder)
+    save = save_prompt if virtual_ids(model) else save_adapter
+    save(model, weights, folder)
     for number, path in enumerate(getattr(model, "merged_adapters", ())):
         shutil.copytree(path, folder / MERGED / str(number), ignore=shutil.ignore_patterns(MERGED))
 
