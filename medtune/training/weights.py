@@ -151,6 +151,7 @@ def write_model(
     config: Config,
     folder: Path,
     run: RunFolder | None = None,
+    step: int | None = None,
 ) -> None:
     """Writes a model folder that explains itself; see :func:`save_model`.
 
@@ -161,6 +162,7 @@ def write_model(
         config: Of the run; the sections in ``SETTINGS_SECTIONS`` go to ``medtune.json``.
         folder: Replaced once the new one is whole.
         run: The run that trained it, for its card.
+        step: Of the checkpoint that the weights are of, likewise; None: the run's last.
     """
     weights = share_tied(model, weights)
     size = sum(tensor.nbytes for tensor in weights.values())
@@ -174,7 +176,7 @@ def write_model(
             tokenizer.save_pretrained(aside)
             settle_remote_code(aside, config.model.path)
             write_json(aside / SETTINGS, settings_of(config))
-            write_card(aside, config, run)
+            write_card(aside, config, run, step)
         except SafetensorError as error:
             raise OSError(0, f"{error}; about {size / 2**20:.0f} MiB are needed") from error
     log.info("model %s", folder)
