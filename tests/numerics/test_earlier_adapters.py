@@ -159,6 +159,12 @@ def change(folder: Path, file: str, **values) -> None:
             "was trained on a bloom, but this run's base is a llama",
             id="family",
         ),
+        pytest.param(
+            "medtune.json",
+            {"model": {"rope_scaling": {"rope_type": "linear", "factor": 2}}},
+            r"was trained with model.rope_scaling=.*linear.*; set the same",
+            id="stretched",
+        ),
         pytest.param("adapter_config.json", {"r": 3}, "does not fit this base: size mismatch", id="shape"),
         pytest.param(
             "adapter_config.json", {"target_modules": ["W_pack"]}, "does not fit this base", id="targets"
