@@ -74,6 +74,12 @@ READ_BY_TASK = {
     "export": (*MODEL, "template", "objective", "export", "trainer.accelerator", "trainer.precision"),
     "chat": (*MODEL, "template", *DECODING, "trainer.accelerator", "trainer.precision"),
 }
+# What a config.json says of a network.
+NETWORK_KEYS = (
+    *("model_type", "architecture", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
+    *("num_attention_heads", "num_key_value_heads", "max_position_embeddings", "tie_word_embeddings"),
+    "rope_scaling",
+)
 ADD_ONS = ("lora", "rslora", "dora", "pissa", "vera", "ia3")
 ALWAYS_READ = ("name", "group", "tags", "run_dir", "seed", "deterministic", "task")
 # Config groups whose options only set other keys.
@@ -337,6 +343,16 @@ IDLE = (
         lambda config: f"adapter={config.adapter.name} trainer.precision={config.trainer.precision}",
     ),
     Idle(
+        tuple(f"model.{key}" for key in NETWORK_KEYS),
+        lambda config: config.task != "train" and what_weights_hold(config) == "model",
+        lambda config: "weights (their files decide)",
+    ),
+    Idle(
+        ("adapter",),
+        lambda config: config.task != "train" and what_weights_hold(config) is not None,
+        lambda config: "weights (their files decide)",
+    ),
+    Idle(
         ("model.dtype",),
         lambda config: config.task == "export",
         lambda config: "task=export (export.dtype decides)",
@@ -362,6 +378,16 @@ IDLE = (
         lambda config: "task=evaluate",
     ),
 )
+
+
+def what_weights_hold(config: Config) -> str | None:
+    """``adapter`` or ``model``, by the files of ``weights``; None of a checkpoint, which settings rebuild."""
+    for folder in (Path(config.weights), Path(config.weights) / "model") if config.weights else ():
+        if (folder / "adapter_config.json").is_file():
+            return "adapter"
+        if (folder / "config.json").is_file():
+            return "model"
+    return None
 
 
 def has_validation(config: Config) -> bool:

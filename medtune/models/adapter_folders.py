@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from medtune.config.load import show
 from medtune.config.schema import Config
 from medtune.models.folders import ADAPTER_FILE, is_adapter, read_settings
 from medtune.runtime.errors import ConfigError
@@ -60,8 +61,8 @@ def is_same(one: Path, other: Path) -> bool:
 def check_base(key: str, folder: Path, model: PreTrainedModel, config: Config) -> None:
     """Raises ConfigError for an adapter that was trained on another base than ``model``.
 
-    By what its folder says: the family, the name, and the seed of a random base. Shapes show when it is
-    loaded. A base of the same name may lie in another folder.
+    By what its folder says: the family, the name, stretched positions, and the seed of a random base. Shapes
+    show when it is loaded. A base of the same name may lie in another folder.
     """
     card: dict[str, Any] = read_settings(folder / CARD)
     base = read_settings(folder / ADAPTER_FILE).get("base_model_name_or_path") or ""
@@ -77,6 +78,13 @@ def check_base(key: str, folder: Path, model: PreTrainedModel, config: Config) -
     if family and family != model.config.model_type:
         raise ConfigError(
             f"{key}={folder} was trained on a {family}, but this run's base is a {model.config.model_type}"
+        )
+    # A base may well be stretched only now; one that was no longer is would turn positions into others.
+    stretched = known.get("rope_scaling")
+    if stretched and stretched != config.model.rope_scaling:
+        raise ConfigError(
+            f"{key}={folder} was trained with model.rope_scaling={show(stretched)}; set the same, so that "
+            "its positions are those that it knows"
         )
     was_random, is_random = known.get("init") == "random", config.model.init == "random"
     if was_random and is_random and card.get("seed") != config.seed:

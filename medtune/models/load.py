@@ -94,6 +94,8 @@ def load_model(
     if for_training:
         _prepare_training(model, config)
     adapted = _adapted(model, config, folder, for_training).train(for_training)
+    if for_training:
+        _check_new_rows(adapted, config)
     adapted.merged_adapters = [path for _, path in merges]  # for who writes it
     if place and not is_quantized(model):
         place_whole(adapted, prepare_for(adapted, config, for_training))
@@ -244,6 +246,27 @@ def _resize_embeddings(model: PreTrainedModel, config: Config) -> None:
     logger.info(
         "the embedding grows from %d to %d rows for %d tokens", rows, embedding_rows(model), num_tokens
     )
+
+
+def _check_new_rows(model: Any, config: Config) -> None:
+    """Raises ConfigError where rows may have been added at an end of the network that does not learn."""
+    if not config.model.resize_embeddings or config.model.init == "random" or config.weights is not None:
+        return
+    ends = {"embedding": model.get_input_embeddings(), "head": model.get_output_embeddings()}
+    left = [
+        f"the {name}"
+        for name, module in ends.items()
+        if not any(p.requires_grad for p in module.parameters())
+    ]
+    if left:
+        adapter = config.adapter
+        remedy = "name both in adapter.trainable"
+        if adapter.start:
+            remedy = f"adapter.start={adapter.start} does not train both, so start anew or set adapter=none"
+        raise ConfigError(
+            "model.resize_embeddings=true adds rows to the embedding and the head, but "
+            f"adapter={adapter.name} would leave those of {' and '.join(left)} as they are drawn; {remedy}"
+        )
 
 
 def embedding_rows(model: Any) -> int:

@@ -20,7 +20,7 @@ from medtune.models.tokenizers import load_tokenizer
 from medtune.runtime.errors import ConfigError
 from medtune.runtime.record import RunFolder, write_json
 from medtune.tasks.gguf import convert
-from medtune.tasks.weights import settle_weights
+from medtune.tasks.weights import checkpoint_in, settle_weights
 from medtune.training.card import run_of
 from medtune.training.weights import write_model
 
@@ -53,8 +53,9 @@ def run(config: Config, folder: RunFolder) -> None:
         weights_by_name = dict(model.state_dict())
         refuse_overflow(weights_by_name, config.export.dtype)
         before = probe(model, config)
-        run = run_of(given) if given else None
-        write_model(model, weights_by_name, load_tokenizer(config.model), config, output, run)
+        run, checkpoint = (run_of(given), checkpoint_in(given)) if given else (None, None)
+        step = checkpoint.global_step if checkpoint else None
+        write_model(model, weights_by_name, load_tokenizer(config.model), config, output, run, step)
     reloaded: Any = load_model(replace(config, weights=None), for_training=False, weights=str(output))
     if probe(reloaded, config) != before:
         raise ValueError(f"{output} does not answer as the model it was written from; do not use it")

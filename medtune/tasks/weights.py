@@ -6,11 +6,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from medtune.config.keys import value_of
 from medtune.config.schema import Config
 from medtune.models.folders import find_weights
 from medtune.models.load import load_model
 from medtune.models.tokenizers import load_tokenizer
 from medtune.training.checkpoints import Checkpoint, open_checkpoint, whole_checkpoints
+from medtune.training.resume import recorded
 from medtune.training.weights import weights_of, write_model
 
 
@@ -44,7 +46,19 @@ def checkpoint_in(weights: str) -> Checkpoint | None:
 
 def write_checkpoint_model(config: Config, checkpoint: Checkpoint, folder: Path) -> None:
     """Writes a checkpoint's weights as a Hugging Face folder, whatever strategy saved them."""
-    model = load_model(replace(config, weights=None), for_training=True)
+    model = load_model(held_as_trained(config, checkpoint), for_training=True)
     # What was frozen is not in the checkpoint; it is as it was when the run began.
     weights = {**model.state_dict(), **weights_of(checkpoint)}
     write_model(model, weights, load_tokenizer(config.model), config, folder)
+
+
+def held_as_trained(config: Config, checkpoint: Checkpoint) -> Config:
+    """``config`` with the types of the run that wrote ``checkpoint``, not those that this command answers in.
+
+    PiSSA's components and packed weights are made from the base: from a base that is rounded otherwise they
+    would be others than those that the trained weights go with.
+    """
+    keys = ("model.dtype", "trainer.precision")
+    dtype, precision = (recorded(checkpoint.config, key, value_of(config, key)) for key in keys)
+    model, trainer = replace(config.model, dtype=dtype), replace(config.trainer, precision=precision)
+    return replace(config, weights=None, model=model, trainer=trainer)

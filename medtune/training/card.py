@@ -38,18 +38,19 @@ WHERE_SET = (
 )
 
 
-def write_card(folder: Path, config: Config, run: RunFolder | None) -> None:
+def write_card(folder: Path, config: Config, run: RunFolder | None, step: int | None = None) -> None:
     """Writes the card of the model in ``folder``, with what its run has recorded so far.
 
     Args:
         folder: A model or adapter folder.
         config: Of this command; the run's own takes its place where it can be read.
-        run: The run that trained it; None where that is not known.
+        run: The run that trained it; None where that is not known, and nothing is said of it then.
+        step: Of the checkpoint that the model is; None: that of the run's results.
     """
     if run is not None and run.config_file.is_file():
         with suppress(ConfigError):  # written by another version
             config = load_config(run.config_file)
-    lines = card_lines(config, run, is_adapter(folder))
+    lines = card_lines(config, run, is_adapter(folder), step)
     write_text(folder / CARD, "\n".join(lines) + "\n")
 
 
@@ -60,30 +61,38 @@ def run_of(weights: str) -> RunFolder | None:
     return next((RunFolder(folder) for folder in folders if (folder / RUN_RECORD).is_file()), None)
 
 
-def card_lines(config: Config, run: RunFolder | None, with_adapter: bool) -> Iterator[str]:
+def card_lines(
+    config: Config, run: RunFolder | None, with_adapter: bool, step: int | None = None
+) -> Iterator[str]:
     """The lines of the card.
 
     Args:
-        config: What the model was trained with.
+        config: What the model was trained with; without a run, what it is used with.
         run: Where its figures are.
         with_adapter: The folder holds an adapter, not a model.
+        step: See :func:`write_card`.
     """
-    yaml_head = yaml.safe_dump(head(config, with_adapter), sort_keys=False, allow_unicode=True)
+    is_known = run is not None
+    yaml_head = yaml.safe_dump(head(config, with_adapter, is_known), sort_keys=False, allow_unicode=True)
     yield from ["---", *yaml_head.splitlines(), "---", ""]
-    yield from [f"# {config.name}", "", summary(config), ""]
-    yield from section("Data", data_lines(recorded(run, "data_report_file")))
-    yield from section("Recipe", recipe_lines(config))
-    result = recorded(run, "result_file")
-    yield from section("Results", [*result_lines(result), *score_lines(recorded(run, "scores_file"))])
-    yield from section("Use", use_lines(config, with_adapter))
+    if is_known:
+        yield from [f"# {config.name}", "", summary(config), ""]
+        yield from section("Data", data_lines(recorded(run, "data_report_file")))
+        yield from section("Recipe", recipe_lines(config))
+        yield from section("Results", figure_lines(run, step))
+    else:
+        yield from [f"# {base_name(config)}", "", "How it was trained is not recorded beside it.", ""]
+    yield from section("Use", use_lines(config, with_adapter, is_known))
     commit = (recorded(run, "environment_file").get("git") or {}).get("commit")
     yield f"Made with medtune {__version__}{f' at {commit[:12]}' if commit else ''}; `medtune.json` "
     yield "beside this file holds the settings that medtune needs to use the model."
 
 
-def head(config: Config, with_adapter: bool) -> dict[str, Any]:
-    """The card's YAML."""
+def head(config: Config, with_adapter: bool, is_known: bool) -> dict[str, Any]:
+    """The card's YAML; ``is_known`` says that ``config`` is what the model was trained with."""
     values: dict[str, Any] = {"library_name": "peft" if with_adapter else "transformers"}
+    if not is_known:
+        return {**values, "pipeline_tag": "text-generation"}
     path = config.model.path
     if path and HUB_ID.fullmatch(path) and not Path(path).exists():
         values["base_model"] = path
@@ -94,11 +103,16 @@ def head(config: Config, with_adapter: bool) -> dict[str, Any]:
     return {**values, "pipeline_tag": "text-generation", "tags": tags}
 
 
+def base_name(config: Config) -> str:
+    """The network's short name, with that of its folder."""
+    model = config.model
+    return f"{model.name}{f' ({Path(model.path).name})' if model.path else ''}"
+
+
 def summary(config: Config) -> str:
     """What the model is, in a sentence."""
-    model = config.model
-    base = f"{model.name}{f' ({Path(model.path).name})' if model.path else ''}"
-    if model.init == "random":
+    base = base_name(config)
+    if config.model.init == "random":
         base += " from random weights"
     how = "continued pretraining" if config.objective == "pretrain" else "supervised fine-tuning"
     part = "" if config.adapter.name == "none" else f" of a part ({config.adapter.name})"
@@ -145,6 +159,14 @@ def recipe_lines(config: Config) -> list[str]:
     return table(["Setting", "Value"], rows)
 
 
+def figure_lines(run: RunFolder | None, step: int | None) -> list[str]:
+    """Results and scores, where they are those of the weights at ``step``; else the step alone."""
+    result = recorded(run, "result_file")
+    if step is not None and result.get("global_step") != step:
+        return result_lines({"global_step": step})
+    return [*result_lines(result), *score_lines(recorded(run, "scores_file"))]
+
+
 def result_lines(result: Mapping[str, Any]) -> list[str]:
     """Losses and sizes of the fit."""
     rows = [
@@ -177,7 +199,7 @@ def score_lines(scores: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def use_lines(config: Config, with_adapter: bool) -> list[str]:
+def use_lines(config: Config, with_adapter: bool, is_known: bool) -> list[str]:
     """How to load it."""
     loading = ['model = AutoModelForCausalLM.from_pretrained("FOLDER")']
     imports = "from transformers import AutoModelForCausalLM, AutoTokenizer"
@@ -185,8 +207,8 @@ def use_lines(config: Config, with_adapter: bool) -> list[str]:
         imports = "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer"
         loading = ['model = AutoPeftModelForCausalLM.from_pretrained("FOLDER")']
     code = [*imports.splitlines(), "", *loading, 'tokenizer = AutoTokenizer.from_pretrained("FOLDER")']
-    template = f"Prompts were written with the template `{config.template.name}`:"
+    template = [f"Prompts were written with the template `{config.template.name}`:", ""] if is_known else []
     return [
-        "```python", *code, "```", "", f"{template}", "", "```",
+        "```python", *code, "```", "", *template, "```",
         'python -m medtune task=chat weights=FOLDER', "```",
     ]  # fmt: skip

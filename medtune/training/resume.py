@@ -53,8 +53,10 @@ FITTED = {
         ),
         "another adapter",
     ),
-    "optim.name": "another optimizer",
-    "optim.rank": "another optimizer",
+    # GaLore's and APOLLO's projectors keep their own settings in the state.
+    **dict.fromkeys(
+        ("optim.name", "optim.rank", "optim.update_interval", "optim.scale"), "another optimizer"
+    ),
     **dict.fromkeys(
         ("optim.layer_lr_decay", "optim.embedding_lr", "optim.lora_plus_ratio"), "another grouping of weights"
     ),

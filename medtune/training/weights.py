@@ -151,6 +151,7 @@ def write_model(
     config: Config,
     folder: Path,
     run: RunFolder | None = None,
+    step: int | None = None,
 ) -> None:
     """Writes a model folder that explains itself; see :func:`save_model`.
 
@@ -161,36 +162,36 @@ def write_model(
         config: Of the run; the sections in ``SETTINGS_SECTIONS`` go to ``medtune.json``.
         folder: Replaced once the new one is whole.
         run: The run that trained it, for its card.
+        step: Of the checkpoint that the weights are of, likewise; None: the run's last.
     """
     weights = share_tied(model, weights)
     size = sum(tensor.nbytes for tensor in weights.values())
     with whole_folder(folder) as aside:
         try:
             with no_progress_bars(), cache_on(model):
-                if hasattr(model, "peft_config"):
+                if hasattr(model, "peft_config") or virtual_ids(model):
                     write_adapter(model, weights, aside)
-                elif virtual_ids(model):
-                    save_prompt(model, weights, aside)
                 else:
                     model.save_pretrained(aside, state_dict=weights)
             tokenizer.save_pretrained(aside)
             settle_remote_code(aside, config.model.path)
             write_json(aside / SETTINGS, settings_of(config))
-            write_card(aside, config, run)
+            write_card(aside, config, run, step)
         except SafetensorError as error:
             raise OSError(0, f"{error}; about {size / 2**20:.0f} MiB are needed") from error
     log.info("model %s", folder)
 
 
 def write_adapter(model: Any, weights: dict[str, Tensor], folder: Path) -> None:
-    """Writes an adapter that can be used without the folders of earlier ones that lie below it.
+    """Writes an adapter or prompt that can be used without the folders of earlier ones that lie below it.
 
     Stacked ones are a part of it; copies of those that were folded into its base lie beside it.
     """
     from medtune.models.adapter_folders import MERGED  # here, since peft costs seconds
     from medtune.models.merging import save_adapter
 
-    save_adapter(model, weights, folder)
+    save = save_prompt if virtual_ids(model) else save_adapter
+    save(model, weights, folder)
     for number, path in enumerate(getattr(model, "merged_adapters", ())):
         shutil.copytree(path, folder / MERGED / str(number), ignore=shutil.ignore_patterns(MERGED))
 

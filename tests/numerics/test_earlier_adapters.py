@@ -105,6 +105,19 @@ def test_an_adapter_over_merged_ones_answers_without_their_folders(
     torch.testing.assert_close(logits(merge_adapter(loaded)), expected, atol=1e-4, rtol=1e-4)
 
 
+def test_a_prompt_before_merged_adapters_answers_without_their_folders(config, first, tmp_path):
+    merged = logits(load_model(replace(config, adapter=replace(LORA, merge=[str(first)])), for_training=True))
+    config.adapter = AdapterConfig("prompt_tuning", merge=[str(first)])
+    model = load_model(config, for_training=True)
+    write_adapter(model, model.state_dict(), tmp_path / "prompt")
+    shutil.rmtree(first)
+    torch.testing.assert_close(answers(config, tmp_path / "prompt"), merged)
+    going_on = AdapterConfig("prompt_tuning", start=str(tmp_path / "prompt"))
+    torch.testing.assert_close(
+        logits(load_model(replace(config, adapter=going_on), for_training=True)), merged
+    )
+
+
 def test_what_lies_below_an_earlier_adapter_is_folded_in_once(config, first, tmp_path):
     trained(config, tmp_path / "second", 2, merge=[str(first)])
     expected = trained(config, tmp_path / "third", 3, merge=[str(first), str(tmp_path / "second")])
@@ -145,6 +158,12 @@ def change(folder: Path, file: str, **values) -> None:
             {"model": {"model_type": "bloom"}},
             "was trained on a bloom, but this run's base is a llama",
             id="family",
+        ),
+        pytest.param(
+            "medtune.json",
+            {"model": {"rope_scaling": {"rope_type": "linear", "factor": 2}}},
+            r"was trained with model.rope_scaling=.*linear.*; set the same",
+            id="stretched",
         ),
         pytest.param("adapter_config.json", {"r": 3}, "does not fit this base: size mismatch", id="shape"),
         pytest.param(

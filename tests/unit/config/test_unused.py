@@ -264,3 +264,21 @@ def test_the_table_names_every_task_and_only_keys_that_exist():
     assert set(READ_BY_TASK) == set(TASKS)
     assert {key for keys in READ_BY_TASK.values() for key in keys} <= known
     assert {key for idle in IDLE for key in idle.keys} <= known
+
+
+@pytest.mark.parametrize(
+    ("file", "idle"),
+    [
+        ("adapter_config.json", ["adapter.merge"]),
+        ("config.json", ["adapter.merge", "model.rope_scaling", "model.hidden_size"]),
+        ("checkpoint.json", []),  # the settings build what its tensors belong to
+    ],
+)
+def test_what_the_files_of_weights_decide_is_not_set_by_a_command(tmp_path, file, idle):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / file).write_text("{}")
+    typed = ["adapter.merge", "model.rope_scaling", "model.hidden_size", "model.attention"]
+    warning = unused_warning(replace(BASE, task="generate", weights=str(tmp_path)), typed)
+    verb = "have" if len(idle) > 1 else "has"
+    expected = f"{', '.join(idle)} {verb} no effect with weights (their files decide)" if idle else None
+    assert warning == expected

@@ -481,6 +481,26 @@ def test_a_larger_tokenizer_gets_rows_on_request(stored, caplog):
     assert load_model(stored, for_training=False).config.vocab_size == 192
 
 
+@pytest.mark.parametrize(
+    ("adapter", "left"),
+    [
+        pytest.param({"last_layers": 1}, "the embedding and the head", id="layers_alone"),
+        pytest.param({"trainable": ["*embed_tokens*"]}, "the head", id="one_end"),
+        pytest.param({"trainable": ["*embed_tokens*", "lm_head*"]}, None, id="both_ends"),
+    ],
+)
+def test_new_rows_that_a_frozen_part_would_leave_as_drawn_are_refused(stored, adapter, left):
+    grow_tokenizer(Path(stored.model.path))
+    stored.model.resize_embeddings = True
+    stored.adapter = AdapterConfig("freeze", **adapter)
+    if left is None:
+        load_model(stored, for_training=True)
+        return
+    message = f"would leave those of {left} as they are drawn; name both in adapter.trainable"
+    with pytest.raises(ConfigError, match=message):
+        load_model(stored, for_training=True)
+
+
 def test_random_weights_have_rows_for_a_larger_tokenizer_from_the_start(random):
     config = random(model_type="llama", resize_embeddings=True, architecture={"vocab_size": 20})
     assert load_model(config, for_training=True).config.vocab_size == 128

@@ -96,7 +96,26 @@ def test_what_was_not_recorded_is_left_out(tmp_path, config):
     _, body = card_of(tmp_path)
     assert "## Data" not in body
     assert "## Results" not in body
-    assert "## Recipe" in body
+
+
+def test_nothing_is_said_of_a_training_that_is_not_known(tmp_path, config):
+    """As where foreign weights are exported in another type: these settings trained nothing."""
+    write_card(tmp_path, config, None)
+    head, body = card_of(tmp_path)
+    assert "tags" not in head
+    assert "base_model" not in head
+    assert "How it was trained is not recorded" in body
+    for word in ("Recipe", "fine-tuning", "wards", "template"):
+        assert word not in body, word
+
+
+@pytest.mark.parametrize(("step", "is_the_last"), [(None, True), (30, True), (10, False)])
+def test_an_earlier_checkpoint_is_not_given_the_figures_of_the_last(run, config, step, is_the_last):
+    write_card(run.model, config, run, step)
+    _, body = card_of(run.model)
+    assert ("| Training loss | 1.5000 |" in body) is is_the_last
+    assert ("61.25" in body) is is_the_last
+    assert f"| Steps | {step or 30} |" in body
 
 
 def test_the_run_of_a_checkpoint_or_model_is_found(run, tmp_path):

@@ -162,6 +162,16 @@ def test_a_key_without_effect_may_change(saved):
     assert problems(saved, replace(sgd, optim=OptimConfig(name="sgd", betas=[0.5, 0.5]))) == []
 
 
+def test_what_a_projector_keeps_in_its_state_may_not_change(saved):
+    """It would be accepted and then have no effect."""
+    galore = replace(BASE, optim=OptimConfig(name="galore"))
+    saved = replace(saved, config=asdict(galore))
+    for change in ({"scale": 1.0}, {"update_interval": 7}, {"rank": 2}):
+        changed = replace(galore, optim=replace(galore.optim, **change), resume_allow=["optim"])
+        [problem] = problems(saved, changed)
+        assert "holds the state of another optimizer, which cannot be used" in problem
+
+
 def test_a_key_that_is_newer_than_the_checkpoint_had_its_default(saved):
     del saved.config["optim"]["weight_decay"]
     assert problems(saved, BASE) == []
