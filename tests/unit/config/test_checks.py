@@ -505,6 +505,18 @@ def test_the_best_need_something_to_be_measured_on(sound):
     )
 
 
+def test_the_best_are_chosen_by_what_a_validation_reports(sound):
+    config = with_section(sound, "checkpoint", keep_best=2, monitor="val/acuracy")
+    assert check(config, CPU) == [
+        "checkpoint.monitor=val/acuracy is none of val/loss, val/accuracy; did you mean val/accuracy?"
+    ]
+    assert check(with_section(sound, "checkpoint", monitor="val/acuracy"), CPU) == []
+    assert check(with_section(sound, "checkpoint", keep_best=2, monitor="val/accuracy"), CPU) == []
+    perplexity = with_section(sound, "checkpoint", keep_best=2, monitor="val/perplexity")
+    assert len(check(perplexity, CPU)) == 1
+    assert check(replace(perplexity, objective="pretrain"), CPU) == []
+
+
 @pytest.mark.parametrize(
     ("section", "values", "problem"),
     [
