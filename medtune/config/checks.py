@@ -261,8 +261,13 @@ def model_problems(config: Config) -> Iterator[str]:
 
 
 def export_problems(config: Config) -> Iterator[str]:
-    """A GGUF file without its converter, or of an adapter."""
+    """A GGUF file without its converter, or of an adapter; a trained prompt that is to be merged."""
     export = config.export
+    if config.task == "export" and export.merge and config.adapter.name == "prompt_tuning":
+        yield (
+            "adapter=prompt_tuning: a trained prompt is tokens, and no weights could be merged into the "
+            "model; set export.merge=false"
+        )
     if config.task != "export" or export.gguf == "none":
         return
     if not export.merge:
