@@ -261,8 +261,13 @@ def model_problems(config: Config) -> Iterator[str]:
 
 
 def export_problems(config: Config) -> Iterator[str]:
-    """A GGUF file without its converter, or of an adapter."""
+    """A GGUF file without its converter, or of an adapter; a trained prompt that is to be merged."""
     export = config.export
+    if config.task == "export" and export.merge and config.adapter.name == "prompt_tuning":
+        yield (
+            "adapter=prompt_tuning: a trained prompt is tokens, and no weights could be merged into the "
+            "model; set export.merge=false"
+        )
     if config.task != "export" or export.gguf == "none":
         return
     if not export.merge:
@@ -367,11 +372,20 @@ def allowance_problems(config: Config) -> Iterator[str]:
 
 def best_problems(config: Config) -> Iterator[str]:
     """The best of what is never measured."""
-    if config.task == "train" and config.checkpoint.keep_best and not has_validation(config):
+    if config.task != "train" or not config.checkpoint.keep_best:
+        return
+    monitor = config.checkpoint.monitor
+    if not has_validation(config):
         yield (
-            f"checkpoint.keep_best={config.checkpoint.keep_best} chooses by {config.checkpoint.monitor}, but "
+            f"checkpoint.keep_best={config.checkpoint.keep_best} chooses by {monitor}, but "
             "nothing is held out for validation; set data.validation_size, or checkpoint.keep_best=0"
         )
+    names = ["val/loss", "val/accuracy", *(f"val/loss/{name}" for name in config.data.mix)]
+    if config.objective == "pretrain":
+        names.append("val/perplexity")
+    if monitor not in names:
+        meant = did_you_mean(nearest(monitor, names))
+        yield f"checkpoint.monitor={monitor} is none of {', '.join(names)}{meant}"
 
 
 def determinism_problems(config: Config) -> Iterator[str]:

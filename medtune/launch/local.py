@@ -10,6 +10,7 @@ from medtune.config.resolvers import PROJECT
 from medtune.config.schema import Config
 from medtune.launch.elastic import EXIT_CODES
 from medtune.launch.processes import GRACE_SECONDS, run_child
+from medtune.launch.run_folder import HELD
 from medtune.runtime.hardware import cpu_cores
 from medtune.runtime.record import RunFolder, read_json
 
@@ -31,7 +32,13 @@ def run_locally(config: Config, folder: RunFolder) -> tuple[Mapping[int, int], i
     command = worker_command(config, folder, world_size)
     # A conversation ends with Ctrl-C; there is nothing to stop or to save.
     is_chat = config.task == "chat"
-    code, received = run_child(command, worker_environment(config, world_size), announces=not is_chat)
+    code, received = run_child(
+        command,
+        worker_environment(config, world_size),
+        announces=not is_chat,
+        # A worker that outlives a killed launcher is still at work in the folder.
+        handles=[HELD[folder.path]] if folder.path in HELD else [],
+    )
     if is_chat and code == 0 and received == signal.SIGINT:
         received = None
     return exit_codes(folder, code), received

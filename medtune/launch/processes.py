@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -68,14 +68,15 @@ class Child:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
 
-    def run(self, command: Sequence[str], environment: Mapping[str, str]) -> int:
-        """Starts ``command`` and waits for its end. Gives its exit code."""
+    def run(self, command: Sequence[str], environment: Mapping[str, str], handles: Collection[int]) -> int:
+        """Starts ``command`` with open ``handles`` and waits for its end. Gives its exit code."""
         # A session of its own, so that the terminal's Ctrl-C reaches the launcher only. When the launcher
         # is killed, it is told to stop.
         self.process = subprocess.Popen(
             command,
             env=dict(environment),
             start_new_session=True,
+            pass_fds=tuple(handles),
             preexec_fn=partial(end_with_parent, os.getpid(), signal.SIGTERM),
         )
         self.pass_on()  # what came while it was being started
@@ -87,7 +88,11 @@ class Child:
 
 
 def run_child(
-    command: Sequence[str], environment: Mapping[str, str], *, announces: bool = True
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    announces: bool = True,
+    handles: Collection[int] = (),
 ) -> tuple[int, int | None]:
     """Runs ``command`` to its end, with this process's signals passed on to it.
 
@@ -96,7 +101,7 @@ def run_child(
     """
     child = Child(announces)
     with signals_to(child.on_signal):
-        return child.run(command, environment), child.received
+        return child.run(command, environment, handles), child.received
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from medtune.config.settle import Settled, settle
 from medtune.launch.console import say, show_problems, warn
 from medtune.launch.local import relative, run_locally
 from medtune.launch.outcome import EXIT_REFUSED, REFUSED, Outcome, judge, tell
-from medtune.launch.run_folder import make_run_folder, write_run_folder
+from medtune.launch.run_folder import make_run_folder, release, write_run_folder
 from medtune.runtime.errors import ConfigError
 from medtune.runtime.families import packing_refusal
 from medtune.runtime.hardware import cpu_cores, visible_gpus
@@ -103,6 +103,14 @@ def run(request: Request) -> tuple[Outcome, Path | None]:
     except ConfigError as error:
         show_problems(error.problems)
         return Outcome(REFUSED, EXIT_REFUSED, "\n".join(error.problems)), None
+    try:
+        return run_in(folder, settled, changes), folder.path
+    finally:
+        release(folder.path)
+
+
+def run_in(folder: RunFolder, settled: Settled, changes: Sequence[str]) -> Outcome:
+    """Runs what was settled in the folder that was written for it."""
     for note in dict.fromkeys([*settled.notes, *changes]):
         say(note)
     for warning in settled.warnings:
@@ -112,7 +120,7 @@ def run(request: Request) -> tuple[Outcome, Path | None]:
     outcome = judge(folder, codes, received)
     record(outcome, folder)
     tell(outcome, settled.config, folder)
-    return outcome, folder.path
+    return outcome
 
 
 def changes_on_resume(config: Config) -> list[str]:

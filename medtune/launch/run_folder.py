@@ -1,5 +1,6 @@
 """Makes the run folder and writes into it what the worker reads."""
 
+import fcntl
 import os
 import secrets
 import time
@@ -20,6 +21,8 @@ from medtune.runtime.hardware import environment_record
 from medtune.runtime.record import LEFT_ASIDE, RunFolder, disk_error, remove_leftovers, write_json, write_text
 
 OUTPUTS = Path("outputs")  # below the folder where the command was typed
+HELD: dict[Path, int] = {}  # run folders that are locked, each by an open handle
+PATIENCE_SECONDS = 10.0
 PROBE_BYTES = 4096  # one block: on a full disk an empty file can still be made
 
 
@@ -32,7 +35,7 @@ def make_run_folder(config: Config) -> RunFolder:
     """Creates the run folder, or takes the one of the run that is continued.
 
     Raises:
-        ConfigError: ``run_dir`` holds something already, is a file, or cannot be made or written.
+        ConfigError: ``run_dir`` holds something already, is a file, is in use, or cannot be made or written.
     """
     path = Path(config.run_dir) if config.run_dir else OUTPUTS / folder_name(config.name) / new_id()
     folder = RunFolder(path.resolve())
@@ -41,9 +44,55 @@ def make_run_folder(config: Config) -> RunFolder:
     except OSError as error:
         raise ConfigError(f"run_dir={folder.path} cannot be read: {error.strerror}") from error
     make_writable_folder(folder.path, exist_ok=config.run_dir is not None)
+    hold(folder.path, patience=PATIENCE_SECONDS if config.resume == "auto" else 0)
     for place in (folder.path, folder.checkpoints):
         remove_leftovers(place)
     return folder
+
+
+def hold(path: Path, *, patience: float) -> None:
+    """Locks a run folder until :func:`release`; a worker that has the handle keeps the lock to its own end.
+
+    Args:
+        path: The folder.
+        patience: Seconds to wait for the worker of a launcher that was killed, which still saves.
+
+    Raises:
+        ConfigError: Another run is at work in it.
+    """
+    if path in HELD:
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        lock(handle, time.monotonic() + patience)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise ConfigError(
+            f"run_dir={path} is in use: a run is still at work in it; wait for its end, or stop it, or set "
+            "run_dir to a new folder"
+        ) from error
+    except OSError:  # a file system without locks on folders
+        os.close(handle)
+        return
+    HELD[path] = handle
+
+
+def lock(handle: int, deadline: float) -> None:
+    """Takes the lock, or raises BlockingIOError when another process has it beyond ``deadline``."""
+    while True:
+        try:
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(0.1)
+
+
+def release(path: Path) -> None:
+    """Ends what :func:`hold` began, as far as this process goes."""
+    handle = HELD.pop(path, None)
+    if handle is not None:
+        os.close(handle)
 
 
 def make_writable_folder(path: Path, *, exist_ok: bool) -> None:

@@ -39,6 +39,8 @@ def explain_misfit(source: str) -> Iterator[None]:
             raise
         lines = [line.strip() for line in str(error).splitlines() if "size mismatch" in line]
         told = lines[0] if lines else first_line(error)
+        if isinstance(error, KeyError):
+            told = f"there is no {told}"
         raise ConfigError(f"{source} does not fit this base: {told}") from error
 
 

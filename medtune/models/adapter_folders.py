@@ -8,10 +8,16 @@ from transformers import PreTrainedModel
 
 from medtune.config.load import show
 from medtune.config.schema import Config
-from medtune.models.folders import ADAPTER_FILE, is_adapter, read_settings
+from medtune.models.folders import (
+    ADAPTER_FILE,
+    ADAPTER_WEIGHTS,
+    check_adapter_weights,
+    is_adapter,
+    read_settings,
+)
 from medtune.runtime.errors import ConfigError
 
-WEIGHTS_FILE = "adapter_model.safetensors"
+WEIGHTS_FILE = ADAPTER_WEIGHTS
 CARD = "medtune.json"
 MERGED = "merged_adapters"
 """Beside an adapter: those that were folded into its base before, numbered in their order."""
@@ -21,10 +27,11 @@ def find_adapter(key: str, path: str) -> Path:
     """The adapter folder that ``path`` means: itself, or ``model`` in a run folder.
 
     Raises:
-        ConfigError: Neither is one.
+        ConfigError: Neither is one, or its weights are not there or damaged.
     """
     for folder in (Path(path), Path(path) / "model"):
         if is_adapter(folder):
+            check_adapter_weights(key, folder)
             return folder
     raise ConfigError(
         f"{key}={path} is no adapter: looked for {ADAPTER_FILE} in it and in its folder 'model'"
@@ -48,6 +55,7 @@ def with_merged_below(merged: list[tuple[str, str]], above: list[tuple[str, str]
         folder = find_adapter(key, path)
         own = [folder] if (key, path) in merged else []
         for candidate in (*merged_below(folder), *own):
+            check_adapter_weights(key, candidate)
             if not any(is_same(candidate, earlier) for _, earlier in found):
                 found.append((key, candidate))
     return found

@@ -18,6 +18,7 @@ SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 ADAPTER_FILE = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 LFS_POINTER = "version https://git-lfs"
 ZIP_START = b"PK"  # of torch's files since 2020; whether older ones are whole shows when they are read
@@ -270,3 +271,14 @@ def find_weights(weights: str) -> Path:
 def is_adapter(folder: Path) -> bool:
     """Whether ``folder`` holds a peft adapter."""
     return (folder / ADAPTER_FILE).is_file()
+
+
+def check_adapter_weights(key: str, folder: Path) -> None:
+    """Raises ConfigError for an adapter folder without weights, or with a damaged file of them."""
+    file = folder / ADAPTER_WEIGHTS
+    if file.is_file():
+        problem = file_problem(file)
+    else:
+        problem = None if file.with_suffix(".bin").is_file() else "is missing; fetch it again"
+    if problem is not None:
+        raise ConfigError(f"{key}={folder} cannot be used: {file.name} {problem}")

@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from medtune.config.schema import GPU_ATTENTION, WHOLE_MODELS, Config, ModelConfig, QuantizationConfig
 from medtune.models.folders import (
     ADAPTER_FILE,
+    check_adapter_weights,
     check_model_folder,
     find_weights,
     has_tokenizer,
@@ -81,6 +82,8 @@ def load_model(
     """
     given = weights or config.weights
     folder = find_weights(given) if given else None
+    if folder is not None and is_adapter(folder):
+        check_adapter_weights("weights", folder)
     if folder is None:
         source = config.model
     elif is_adapter(folder):

@@ -10,6 +10,7 @@ from medtune.generation.responder import Responder, build_responder
 from medtune.generation.text import TextStream
 from medtune.runtime.record import RunFolder
 from medtune.tasks.generate import warn_of_untrained
+from medtune.tasks.weights import settle_weights
 
 HELP = """\
 /clear  forget the conversation
@@ -23,7 +24,8 @@ def run(config: Config, folder: RunFolder) -> None:
     """Answers each line of standard input until /exit or its end. Writes nothing to ``folder``."""
     del folder
     warn_of_untrained(config)
-    chat = Chat(build_responder(config))
+    with settle_weights(config) as weights:
+        chat = Chat(build_responder(config, weights))
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")  # a broken byte in a pipe is no reason to end
     if sys.stdin.isatty():

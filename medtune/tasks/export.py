@@ -56,6 +56,7 @@ def run(config: Config, folder: RunFolder) -> None:
         run, checkpoint = (run_of(given), checkpoint_in(given)) if given else (None, None)
         step = checkpoint.global_step if checkpoint else None
         write_model(model, weights_by_name, load_tokenizer(config.model), config, output, run, step)
+        log.info("model %s", output)
     reloaded: Any = load_model(replace(config, weights=None), for_training=False, weights=str(output))
     if probe(reloaded, config) != before:
         raise ValueError(f"{output} does not answer as the model it was written from; do not use it")

@@ -11,8 +11,9 @@ from medtune.config.schema import Config
 from medtune.models.folders import find_weights
 from medtune.models.load import load_model
 from medtune.models.tokenizers import load_tokenizer
+from medtune.runtime.errors import ConfigError
 from medtune.training.checkpoints import Checkpoint, open_checkpoint, whole_checkpoints
-from medtune.training.resume import recorded
+from medtune.training.resume import adapter_problems, recorded
 from medtune.training.weights import weights_of, write_model
 
 
@@ -46,6 +47,8 @@ def checkpoint_in(weights: str) -> Checkpoint | None:
 
 def write_checkpoint_model(config: Config, checkpoint: Checkpoint, folder: Path) -> None:
     """Writes a checkpoint's weights as a Hugging Face folder, whatever strategy saved them."""
+    if problems := adapter_problems(checkpoint, config):
+        raise ConfigError(problems)
     model = load_model(held_as_trained(config, checkpoint), for_training=True)
     # What was frozen is not in the checkpoint; it is as it was when the run began.
     weights = {**model.state_dict(), **weights_of(checkpoint)}

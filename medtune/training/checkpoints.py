@@ -34,6 +34,7 @@ class Checkpoint:
         config: The settings of the run, plain.
         validation: What the validation after this very step reported; empty without one.
         data: A fingerprint of the training rows; None where they had none.
+        adapters: One of the earlier adapters that lie below what learned; None where there are none.
     """
 
     path: Path
@@ -44,6 +45,7 @@ class Checkpoint:
     config: dict[str, Any]
     validation: Mapping[str, float] = field(default_factory=dict)
     data: str | None = None
+    adapters: str | None = None
 
     @property
     def state(self) -> Path:
@@ -77,6 +79,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
             dict(mark["config"]),
             dict(mark.get("validation", {})),
             mark.get("data"),
+            mark.get("adapters"),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(damage(path, MARK, error)) from error

@@ -1,5 +1,6 @@
 """What may change between a checkpoint and the run that goes on from it; known without torch."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -61,6 +62,7 @@ FITTED = {
         ("optim.layer_lr_decay", "optim.embedding_lr", "optim.lora_plus_ratio"), "another grouping of weights"
     ),
 }
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 OWN = ("run_dir", "resume", "resume_allow")  # of each command
 # What the training rows follow from.
 ROWS = ("data", "template", "objective", "seed", "model.tokenizer", "model.path", "trainer.max_steps")
@@ -166,6 +168,7 @@ def resume_problems(checkpoint: Checkpoint, config: Config, layout: str, world_s
         if effect in by_effect:
             by_effect[effect][key] = values
     problems = [*_unusable(checkpoint, by_effect["unusable"]), *_breaking(checkpoint, config, by_effect)]
+    problems += adapter_problems(checkpoint, config)
     if layout != checkpoint.layout:
         problems.append(
             f"strategy: {checkpoint.path} was written in the layout {checkpoint.layout!r}, this run uses "
@@ -277,4 +280,35 @@ def data_problems(checkpoint: Checkpoint, config: Config, data: str | None) -> l
         f"data: the training rows are not those that {checkpoint.path} was written with, though the "
         "settings are: the files have changed since. Put the former back, or accept the change with "
         "resume_allow=[data]"
+    ]
+
+
+def adapters_below(config: Config) -> str | None:
+    """A fingerprint of the adapters that are merged or stacked below the new one; None without any."""
+    paths = [Path(path) for path in (*config.adapter.merge, *config.adapter.stack)]
+    if not paths:
+        return None
+    found = hashlib.sha256()
+    for path in paths:
+        folder = path if (path / ADAPTER_WEIGHTS).is_file() else path / "model"
+        for file in (*sorted(folder.glob(f"merged_adapters/*/{ADAPTER_WEIGHTS}")), folder / ADAPTER_WEIGHTS):
+            if file.is_file():  # else it is told where it is loaded
+                with file.open("rb") as stream:
+                    found.update(hashlib.file_digest(stream, "sha256").digest())
+    return found.hexdigest()[:16]
+
+
+def adapter_problems(checkpoint: Checkpoint, config: Config) -> list[str]:
+    """Other earlier adapters than the checkpoint's in the same places."""
+    if checkpoint.adapters is None or is_allowed("adapter", config.resume_allow):
+        return []
+    if changes(checkpoint, config).keys() & {"adapter.merge", "adapter.stack"}:
+        return []  # told by name, or asked for
+    if adapters_below(config) == checkpoint.adapters:
+        return []
+    paths = ", ".join((*config.adapter.merge, *config.adapter.stack))
+    choice = ", or accept the change with resume_allow=[adapter]" if config.task == "train" else ""
+    return [
+        f"adapter: {paths} changed since {checkpoint.path} was written, which holds only what was trained "
+        f"over the former. Put the former back{choice}"
     ]

@@ -14,6 +14,7 @@ from medtune.training.checkpoints import Checkpoint
 from medtune.training.keeping import Kept
 from medtune.training.metrics import Metrics, NonFiniteLossError, name_rows
 from medtune.training.modules import LanguageModelModule, SeenRows
+from medtune.training.resume import adapters_below
 from medtune.training.writing import Writer
 
 UNKNOWN = torch.tensor(float("nan"))  # the rows of a step are kept for their names, not for their loss
@@ -46,6 +47,7 @@ class Checkpoints(L.Callback):
         self.layout = layout
         self.metrics = metrics
         self.data = data
+        self.adapters = adapters_below(config)
         self.kept = Kept(folder, self.settings)
         self.writer = Writer(self.settings.asynchronous)
         self.last_step = source.global_step if source and source.path.parent == folder else -1
@@ -124,6 +126,7 @@ class Checkpoints(L.Callback):
             "world_size": trainer.world_size,
             "validation": dict(self.metrics.last_validation) if is_validated else {},
             "data": self.data,
+            "adapters": self.adapters,
             "config": asdict(self.config),
         }
 

@@ -141,6 +141,7 @@ def save_model(trainer: L.Trainer, module: LanguageModelModule, tokenizer: Any, 
     weights = gathered_weights(module, layout_of(config), trainer.is_global_zero)
     if trainer.is_global_zero:
         write_model(module.model, weights, tokenizer, config, run.model, run)
+        log.info("model %s", run.model)
     trainer.strategy.barrier()
 
 
@@ -179,7 +180,6 @@ def write_model(
             write_card(aside, config, run, step)
         except SafetensorError as error:
             raise OSError(0, f"{error}; about {size / 2**20:.0f} MiB are needed") from error
-    log.info("model %s", folder)
 
 
 def write_adapter(model: Any, weights: dict[str, Tensor], folder: Path) -> None:

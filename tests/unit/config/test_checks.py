@@ -505,6 +505,25 @@ def test_the_best_need_something_to_be_measured_on(sound):
     )
 
 
+def test_a_trained_prompt_is_exported_as_it_is(sound):
+    config = replace(with_section(sound, "adapter", name="prompt_tuning"), task="export", weights="run")
+    assert any("no weights could be merged into the model" in problem for problem in check(config, CPU))
+    config = with_section(config, "export", merge=False)
+    assert not any("merged" in problem for problem in check(config, CPU))
+
+
+def test_the_best_are_chosen_by_what_a_validation_reports(sound):
+    config = with_section(sound, "checkpoint", keep_best=2, monitor="val/acuracy")
+    assert check(config, CPU) == [
+        "checkpoint.monitor=val/acuracy is none of val/loss, val/accuracy; did you mean val/accuracy?"
+    ]
+    assert check(with_section(sound, "checkpoint", monitor="val/acuracy"), CPU) == []
+    assert check(with_section(sound, "checkpoint", keep_best=2, monitor="val/accuracy"), CPU) == []
+    perplexity = with_section(sound, "checkpoint", keep_best=2, monitor="val/perplexity")
+    assert len(check(perplexity, CPU)) == 1
+    assert check(replace(perplexity, objective="pretrain"), CPU) == []
+
+
 @pytest.mark.parametrize(
     ("section", "values", "problem"),
     [

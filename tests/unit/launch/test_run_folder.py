@@ -1,12 +1,15 @@
 import os
 import re
+import subprocess
+import sys
 
 import pytest
 import yaml
 
 from medtune.config.load import load_config
 from medtune.config.schema import Config, OptimConfig
-from medtune.launch.run_folder import make_run_folder, new_id, write_run_folder
+from medtune.launch import run_folder
+from medtune.launch.run_folder import HELD, make_run_folder, new_id, release, write_run_folder
 from medtune.runtime.errors import ConfigError
 from medtune.runtime.record import read_json
 
@@ -75,6 +78,29 @@ def test_what_a_killed_run_left_aside_goes_with_the_next(tmp_path):
     assert list(folder.checkpoints.iterdir()) == []
     assert sorted(path.name for path in folder.path.iterdir() if path.name.startswith(".")) == []
     assert folder.model.is_dir()
+
+
+def test_a_folder_in_which_a_run_is_at_work_is_refused_and_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_folder, "PATIENCE_SECONDS", 0.2)
+    config = Config(run_dir=str(tmp_path / "run"), resume="auto")
+    folder = make_run_folder(config)
+    write_run_folder(folder, config, [])
+    partial = folder.checkpoints / ".step-4.partial"
+    partial.mkdir(parents=True)
+    worker = subprocess.Popen(
+        [sys.executable, "-c", "import sys; sys.stdin.read()"],
+        stdin=subprocess.PIPE,
+        pass_fds=[HELD[folder.path]],
+    )
+    release(folder.path)  # as when the launcher was killed: its worker still saves
+    with pytest.raises(ConfigError, match="is in use: a run is still at work in it; wait for its end"):
+        make_run_folder(config)
+    assert partial.is_dir()
+    monkeypatch.setattr(run_folder, "PATIENCE_SECONDS", 60)
+    worker.stdin.close()  # ends while the next command waits for it
+    assert make_run_folder(config) == folder
+    worker.wait()
+    assert not partial.exists()
 
 
 def test_a_file_is_no_run_folder(tmp_path):

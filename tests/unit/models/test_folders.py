@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 
 from medtune.models import folders
 from medtune.models.folders import (
+    check_adapter_weights,
     check_model_folder,
     file_problem,
     find_folder,
@@ -166,6 +167,17 @@ def test_weights_that_are_no_model_are_refused(tmp_path):
         find_weights(str(tmp_path))
     with pytest.raises(ConfigError, match="weights=/absent: there is no such folder"):
         find_weights("/absent")
+
+
+def test_an_adapter_without_whole_weights_is_refused(tmp_path):
+    file = tmp_path / "adapter_model.safetensors"
+    with pytest.raises(ConfigError, match=f"adapter.start={tmp_path} cannot be used: {file.name} is missing"):
+        check_adapter_weights("adapter.start", tmp_path)
+    write_weights(file)
+    check_adapter_weights("weights", tmp_path)
+    file.write_bytes(file.read_bytes()[:20])
+    with pytest.raises(ConfigError, match=f"weights={tmp_path} cannot be used: {file.name} is cut off"):
+        check_adapter_weights("weights", tmp_path)
 
 
 @pytest.mark.parametrize(

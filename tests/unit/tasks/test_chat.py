@@ -1,5 +1,6 @@
 import io
 import sys
+from contextlib import contextmanager
 
 import pytest
 
@@ -9,6 +10,7 @@ from medtune.generation.engine import TransformersEngine
 from medtune.generation.responder import Responder
 from medtune.generation.settings import SamplingSettings
 from medtune.generation.text import decode
+from medtune.tasks import chat
 from medtune.tasks.chat import HELP, Chat, read_lines, run
 
 TEMPLATE = TemplateConfig(prompt=["q: {prompt}\na: "], separator=["\n"])
@@ -112,6 +114,23 @@ def test_the_task_answers_a_pipe_until_exit(chat_config, monkeypatch, capsys):
     output = capsys.readouterr().out
     assert output.endswith(HELP)
     assert len(output.splitlines()) == 1 + len(HELP.splitlines())
+
+
+def test_the_weights_may_be_a_checkpoint(chat_config, tiny_model_folder, monkeypatch, capsys):
+    """Which is written aside as a model folder first."""
+    asked = []
+
+    @contextmanager
+    def settled(config):
+        asked.append(config.weights)
+        yield str(tiny_model_folder)
+
+    chat_config.weights = "RUN/checkpoints/step-4"
+    monkeypatch.setattr(chat, "settle_weights", settled)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"abc\n")))
+    run(chat_config, None)
+    assert asked == ["RUN/checkpoints/step-4"]
+    assert len(capsys.readouterr().out.splitlines()) == 1
 
 
 class InterruptedInput(io.StringIO):

@@ -19,6 +19,7 @@ from medtune.training.resume import (
     ENDS,
     FITTED,
     HARMLESS,
+    adapters_below,
     data_problems,
     depends_on_end,
     describe_changes,
@@ -214,3 +215,24 @@ def test_other_rows_are_refused_unless_they_were_asked_for(saved):
 )
 def test_whether_less_is_better_follows_from_the_name(settings, mode):
     assert mode_of(settings) == mode
+
+
+@pytest.mark.parametrize("place", ["", "model"])
+def test_an_earlier_adapter_that_was_trained_on_meanwhile_is_noticed(saved, tmp_path, place):
+    file = tmp_path / "earlier" / place / "adapter_model.safetensors"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"before")
+    adapter = AdapterConfig(name="lora", merge=[str(tmp_path / "earlier")])
+    config = replace(BASE, adapter=adapter)
+    saved = replace(saved, config=asdict(config), adapters=adapters_below(config))
+    assert saved.adapters is not None
+    assert resume_problems(saved, config, "file", 1) == []
+    file.write_bytes(b"after")
+    [problem] = resume_problems(saved, config, "file", 1)
+    assert problem.startswith(f"adapter: {tmp_path}/earlier changed since {saved.path} was written")
+    assert problem.endswith("or accept the change with resume_allow=[adapter]")
+    assert resume_problems(saved, replace(config, resume_allow=["adapter"]), "file", 1) == []
+
+
+def test_without_earlier_adapters_there_is_nothing_to_compare():
+    assert adapters_below(BASE) is None

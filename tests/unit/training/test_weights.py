@@ -1,4 +1,5 @@
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -142,6 +143,14 @@ CHAT = {
     "temperature": 0.3,
     "eos_token_id": 2,
 }
+
+
+def test_a_folder_that_is_not_kept_is_not_told(tmp_path, caplog):
+    """A checkpoint is written to a temporary folder before it is loaded; only the caller knows."""
+    caplog.set_level(logging.INFO)
+    model = tiny_model()
+    write_model(model, model.state_dict(), ToyTokenizer(), toy_config(tmp_path), tmp_path / "model")
+    assert "model" not in {record.getMessage().split()[0] for record in caplog.records}
 
 
 def test_a_baichuan_folder_is_written_as_its_own_loader_reads_it(tmp_path):
