@@ -21,7 +21,19 @@ Rule = Callable[[Config], Iterable[str]]
 INFINITY = float("inf")
 # Tasks that divide their work over devices; the others run in one process.
 GGUF_CONVERTER = "convert_hf_to_gguf.py"
-ROPE_TYPES = ("linear", "dynamic", "yarn", "longrope", "llama3")
+ROPE_LENGTH = "original_max_position_embeddings"
+# Ways to stretch rotary positions: the keys that each needs beside the factor, and those that it may have.
+ROPE_TYPES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "linear": ((), ()),
+    "dynamic": ((), ()),
+    "yarn": (
+        (),
+        ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate", ROPE_LENGTH),
+    ),
+    "longrope": (("short_factor", "long_factor"), ("attention_factor", ROPE_LENGTH)),
+    "llama3": (("low_freq_factor", "high_freq_factor"), (ROPE_LENGTH,)),
+}
+ROPE_KEYS = ("rope_type", "factor", "rope_theta", "partial_rotary_factor")
 TASKS_OF_MANY = ("train", "generate", "evaluate")
 
 
@@ -333,6 +345,15 @@ def rope_problems(config: Config) -> Iterator[str]:
         yield f"model.rope_scaling.rope_type={show(kind)} is none of {', '.join(ROPE_TYPES)}{meant}"
     if type(factor) not in (int, float) or not 1 <= float(str(factor)) < INFINITY:
         yield f"model.rope_scaling.factor={show(factor)} must be at least 1: the new context by the old one"
+    needed, allowed = ROPE_TYPES.get(str(kind), ((), ()))
+    known = (*ROPE_KEYS, *needed, *allowed)
+    for key in scaling if kind in ROPE_TYPES else ():
+        if key not in known:
+            meant = did_you_mean(nearest(str(key), known))
+            yield f"model.rope_scaling.{key}: rope_type={kind} knows {', '.join(known)}{meant}"
+    for key in needed:
+        if key not in scaling:
+            yield f"model.rope_scaling.{key} is missing, which rope_type={kind} needs"
 
 
 def embedding_problems(config: Config) -> Iterator[str]:

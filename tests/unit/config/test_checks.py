@@ -71,6 +71,19 @@ def with_section(config, section, **values):
             id="rope_factor",
         ),
         pytest.param(
+            "model",
+            {"rope_scaling": {"rope_type": "linear", "factor": 2, "factr": 3}},
+            "model.rope_scaling.factr: rope_type=linear knows rope_type, factor, rope_theta, "
+            "partial_rotary_factor; did you mean factor?",
+            id="rope_key",
+        ),
+        pytest.param(
+            "model",
+            {"rope_scaling": {"rope_type": "llama3", "factor": 2, "low_freq_factor": 1}},
+            "model.rope_scaling.high_freq_factor is missing, which rope_type=llama3 needs",
+            id="rope_key_missing",
+        ),
+        pytest.param(
             "loss",
             {"label_smoothing": 1.0},
             "loss.label_smoothing=1.0 must be at least 0 and below 1",
