@@ -64,11 +64,9 @@ class Range:
     def words(self) -> str:
         """The range in words: "at least 1", "from 0 to below 1"."""
         low = f"{'above' if self.above else 'at least'} {self.low:g}"
-        return (
-            low
-            if self.high == INFINITY
-            else f"{low} and {'below' if self.below else 'at most'} {self.high:g}"
-        )
+        if self.high == INFINITY:
+            return f"{low} and finite" if self.below else low
+        return f"{low} and {'below' if self.below else 'at most'} {self.high:g}"
 
 
 RANGES = (

@@ -46,6 +46,7 @@ class EmbeddingNoise:
 
 def document_lengths(document_ids: Tensor) -> Tensor:
     """How many tokens the document of each token has; float32 [B, T]. Padding counts as one document."""
-    counts = torch.zeros_like(document_ids[:, :1]).expand(-1, int(document_ids.max()) + 1).contiguous()
+    # A row has no more documents than tokens; their number would have to be waited for.
+    counts = torch.nn.functional.pad(torch.zeros_like(document_ids), (0, 1))
     counts.scatter_add_(1, document_ids, torch.ones_like(document_ids))
     return counts.gather(1, document_ids).float()

@@ -14,7 +14,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 
 from medtune.config.instantiate import instantiate
-from medtune.config.schema import Config, TrainerConfig
+from medtune.config.schema import Config, ScheduleConfig, TrainerConfig
 from medtune.data.rows.order import StepPlan
 from medtune.runtime.errors import ConfigError
 from medtune.runtime.record import RunFolder
@@ -34,6 +34,8 @@ from medtune.training.state import PlainFile
 from medtune.training.strategies import build_strategy, layout_of, on_cpu, strategy_name, strategy_problems
 from medtune.training.validation import Validation
 from medtune.training.weights import save_model
+
+log = logging.getLogger(__name__)
 
 VALIDATIONS = 10  # most of them in a fit, unless trainer.val_every_n_steps asks for more: epochs can be tiny
 
@@ -105,6 +107,7 @@ def fit(
     datamodule.setup("fit")
     plan = datamodule.step_plan
     total_steps = count_steps(config.trainer, plan)
+    warn_of_short_run(config.schedule, total_steps)
     first_step = source.global_step if source else 0
     check_learned(plan)
     data = fingerprint(plan)
@@ -183,6 +186,16 @@ def check_source(source: Checkpoint, config: Config, total_steps: int, data: str
     problems += data_problems(source, config, data)
     if problems:
         raise ConfigError(problems)
+
+
+def warn_of_short_run(schedule: ScheduleConfig, total_steps: int) -> None:
+    """Says that the run ends before its warm-up does, so that no step has the learning rate that was set."""
+    if schedule.warmup_steps is not None and schedule.warmup_steps >= total_steps:
+        log.warning(
+            "warning: schedule.warmup_steps=%d, but the run has %d steps: none reaches optim.lr; set fewer, "
+            "or schedule.warmup_steps=null schedule.warmup_ratio=0.03",
+            *(schedule.warmup_steps, total_steps),
+        )
 
 
 def count_steps(config: TrainerConfig, plan: StepPlan) -> int:

@@ -80,7 +80,7 @@ def learning_rate(name: str, parameter: nn.Parameter, kinds: Kinds, config: Opti
     if config.embedding_lr is not None and (own in kinds.embeddings or own in kinds.head):
         return config.embedding_lr
     # LoRA+ (arXiv:2402.12354): the matrices that start at zero learn faster than those that feed them.
-    ratio = config.lora_plus_ratio if "lora_B" in name or "lora_embedding_B" in name else None
+    ratio = config.lora_plus_ratio if "lora_B" in name else None
     return config.lr * (ratio or 1.0) * config.layer_lr_decay ** layers_above(own, kinds)
 
 

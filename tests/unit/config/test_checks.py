@@ -83,6 +83,7 @@ def with_section(config, section, **values):
             "model.rope_scaling.high_freq_factor is missing, which rope_type=llama3 needs",
             id="rope_key_missing",
         ),
+        pytest.param("optim", {"lr": float("inf")}, "optim.lr=inf must be at least 0 and finite", id="rate"),
         pytest.param(
             "loss",
             {"label_smoothing": 1.0},
@@ -228,8 +229,8 @@ def with_section(config, section, **values):
             "optim.betas=[0.9,1.0] must be two numbers from 0 to below 1",
             id="beta_of_one",
         ),
-        pytest.param("optim", {"lr": float("nan")}, "optim.lr=nan must be at least 0", id="lr_is_no_number"),
-        pytest.param("optim", {"lr": -1.0}, "optim.lr=-1.0 must be at least 0", id="lr_below_zero"),
+        pytest.param("optim", {"lr": float("nan")}, "optim.lr=nan must be at least 0 and finite", id="lr_is_no_number"),
+        pytest.param("optim", {"lr": -1.0}, "optim.lr=-1.0 must be at least 0 and finite", id="lr_below_zero"),
         pytest.param(
             "schedule",
             {"warmup_ratio": 1.5},
@@ -319,7 +320,7 @@ def test_all_problems_are_told_at_once(sound):
     )
     assert check(config, CPU) == [
         "seed=-1 must be at least 0 and at most 4.29497e+09",
-        "optim.lr=-1.0 must be at least 0",
+        "optim.lr=-1.0 must be at least 0 and finite",
         "schedule.min_lr_ratio=2.0 must be at least 0 and at most 1",
         "checkpoint.every_n_steps=0 must be at least 1",
         "eval.limit=0 must be at least 1",

@@ -50,6 +50,13 @@ def test_steps_of_a_fit(trainer, steps):
     assert count_steps(trainer, ToyData(ROWS * 5, 3).step_plan) == steps
 
 
+@pytest.mark.parametrize(("warmup", "is_told"), [(3, True), (2, False)])
+def test_a_warm_up_as_long_as_the_run_is_told(tmp_path, caplog, warmup, is_told):
+    run(tmp_path, trainer__max_steps=3, schedule__warmup_steps=warmup)
+    told = f"schedule.warmup_steps={warmup}, but the run has 3 steps: none reaches optim.lr"
+    assert (told in caplog.text) is is_told
+
+
 def test_eval_mode_of_a_loaded_model_does_not_last(tmp_path):
     """transformers loads in eval mode; dropout would be off for the whole fit."""
     model = tiny_model(dropout=0.5).eval()
