@@ -19,7 +19,6 @@ from medtune.config.unused import has_validation
 Rule = Callable[[Config], Iterable[str]]
 
 INFINITY = float("inf")
-# Tasks that divide their work over devices; the others run in one process.
 GGUF_CONVERTER = "convert_hf_to_gguf.py"
 ROPE_LENGTH = "original_max_position_embeddings"
 # Ways to stretch rotary positions: the keys that each needs beside the factor, and those that it may have.
@@ -34,6 +33,7 @@ ROPE_TYPES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "llama3": (("low_freq_factor", "high_freq_factor"), (ROPE_LENGTH,)),
 }
 ROPE_KEYS = ("rope_type", "factor", "rope_theta", "partial_rotary_factor")
+# Tasks that divide their work over devices; the others run in one process.
 TASKS_OF_MANY = ("train", "generate", "evaluate")
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft.tuners.ia3 import IA3Layer
 from peft.tuners.lora import LoraLayer
 from peft.utils.integrations import dequantize_module_weight
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from medtune.config.schema import Config
@@ -34,11 +35,12 @@ def add_adapter(model: PreTrainedModel, config: Config) -> PeftModel:
     """
     settings = method_settings(model, config)
     # Seeded apart, so that every rank draws the same adapter and no other random stream moves.
-    with torch.random.fork_rng(devices=[]), without_peft_warnings():
+    with torch.random.fork_rng(devices=[]), drawing_in_float32(), without_peft_warnings():
         torch.manual_seed(config.seed)
         wrapped = _wrap(model, settings)
         if config.adapter.name == "pissa":
             _start_from_components(wrapped, settings, config.adapter.init)
+    _answer_in_type_of_input(wrapped)
     _finish(wrapped, config)
     return wrapped
 
@@ -53,6 +55,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool, key: str
     with without_peft_warnings(), explain_misfit(f"{key}={folder}"):
         wrapped = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
         check_loaded(wrapped, folder, TRAINED)
+    _answer_in_type_of_input(wrapped)
     return wrapped
 
 
@@ -98,6 +101,20 @@ def _finish(wrapped: PeftModel, config: Config) -> None:
         _stack(wrapped, Path(path), f"{STACKED}{number}")
     _activate_all(wrapped)
     log_trained_share("adapter", wrapped)
+
+
+def _answer_in_type_of_input(wrapped: PeftModel) -> None:
+    """Has (IA)^3 on packed weights give bfloat16 for bfloat16.
+
+    Peft computes in float32 there and leaves the result so: keys and values, but not the queries.
+    """
+
+    def restore(layer: nn.Module, inputs: Any, result: Tensor) -> Tensor:
+        return result if torch.is_autocast_enabled(result.device.type) else result.to(inputs[0].dtype)
+
+    for module in wrapped.modules():
+        if isinstance(module, IA3Layer):
+            module.register_forward_hook(restore)
 
 
 def _stack(wrapped: PeftModel, folder: Path, name: str) -> None:
@@ -177,6 +194,17 @@ def principal_factors(weight: Tensor, rank: int, rounds: int | None) -> tuple[Te
         right = columns.T
     roots = values.sqrt()
     return roots[:, None] * right, left * roots
+
+
+@contextmanager
+def drawing_in_float32() -> Iterator[None]:
+    """A fit in bf16-true makes bfloat16 torch's default, in which one seed draws other numbers."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 @contextmanager

@@ -29,7 +29,14 @@ from medtune.models.network import (
     network_class,
     path_folder,
 )
-from medtune.models.placing import answering_types, is_drawn, place_whole, prepare_for, training_types
+from medtune.models.placing import (
+    answering_types,
+    cast_shared_matrices,
+    is_drawn,
+    place_whole,
+    prepare_for,
+    training_types,
+)
 from medtune.models.quantize import (
     compute_dtype,
     keep_exact_on_cpu,
@@ -99,6 +106,7 @@ def load_model(
     adapted = _adapted(model, config, folder, for_training).train(for_training)
     if for_training:
         _check_new_rows(adapted, config)
+        cast_shared_matrices(adapted, config)
     adapted.merged_adapters = [path for _, path in merges]  # for who writes it
     if place and not is_quantized(model):
         place_whole(adapted, prepare_for(adapted, config, for_training))

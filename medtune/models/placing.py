@@ -86,6 +86,15 @@ def prepare_for(model: Any, config: Config, for_training: bool) -> Prepare:
     return prepare
 
 
+def cast_shared_matrices(model: nn.Module, config: Config) -> None:
+    """Gives VeRA's random matrices, which are buffers, the type of the trained vectors that go with them."""
+    dtype = training_types(config, torch.float32).trained
+    for module in model.modules():
+        if type(module).__name__ == "BufferDict":  # peft's, which costs seconds to import
+            for name, buffer in module.named_buffers(recurse=False):
+                module._buffers[name] = buffer.to(dtype)
+
+
 def adapter_modules(model: nn.Module) -> frozenset[nn.Module]:
     """The modules that peft has put beside those of the network."""
     layers: list[Any] = [module for module in model.modules() if hasattr(module, "adapter_layer_names")]

@@ -34,8 +34,10 @@ def run(config: Config, folder: RunFolder) -> None:
     """Writes ``export.output``, reads it back, and compares the answers."""
     output, given = Path(config.export.output or folder.model), config.weights
     refuse_used(output)
-    # An adapter is merged in the type that is written, auto being that of the weights themselves.
-    config = replace(config, model=replace(config.model, dtype=config.export.dtype))
+    if config.quantization.name == "none":
+        # An adapter is merged in the type that is written, auto being that of the weights themselves. But
+        # packed weights are made from the type that they were made from in training, to be the same.
+        config = replace(config, model=replace(config.model, dtype=config.export.dtype))
     with settle_weights(config) as weights:
         model: Any = load_model(config, for_training=False, weights=weights)
         if config.export.merge and virtual_ids(model):

@@ -229,8 +229,10 @@ def with_section(config, section, **values):
             "optim.betas=[0.9,1.0] must be two numbers from 0 to below 1",
             id="beta_of_one",
         ),
-        pytest.param("optim", {"lr": float("nan")}, "optim.lr=nan must be at least 0 and finite", id="lr_is_no_number"),
-        pytest.param("optim", {"lr": -1.0}, "optim.lr=-1.0 must be at least 0 and finite", id="lr_below_zero"),
+        pytest.param("optim", {"lr": float("nan")}, "optim.lr=nan must be at least 0 and finite", id="nan"),
+        pytest.param(
+            "optim", {"lr": -1.0}, "optim.lr=-1.0 must be at least 0 and finite", id="lr_below_zero"
+        ),
         pytest.param(
             "schedule",
             {"warmup_ratio": 1.5},
