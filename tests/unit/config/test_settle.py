@@ -201,7 +201,7 @@ def test_problems_of_every_kind_are_told_together(values, tmp_path):
     assert refused.value.problems == [
         "known before",
         "seed=x is not a whole number",
-        "optim.lr=-1.0 must be at least 0",
+        "optim.lr=-1.0 must be at least 0 and finite",
         "of another layer",
     ]
 
