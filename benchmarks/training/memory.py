@@ -39,8 +39,8 @@ def child(kind: str) -> None:
     import torch
     from transformers import AutoConfig
 
-    from medtune.models.load import enable_checkpointing
     from medtune.models.network import network_class
+    from medtune.models.trainable import enable_checkpointing
 
     torch.manual_seed(0)
     torch.set_num_threads(1)

@@ -1,6 +1,5 @@
 """Building the network as the settings say, ready to train or to answer."""
 
-import importlib.util
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from medtune.config.schema import GPU_ATTENTION, WHOLE_MODELS, Config, ModelConfig, QuantizationConfig
+from medtune.config.schema import WHOLE_MODELS, Config, ModelConfig, QuantizationConfig
+from medtune.models.attention_choice import choose_attention
 from medtune.models.folders import (
     ADAPTER_FILE,
     check_adapter_weights,
@@ -40,31 +40,19 @@ from medtune.models.placing import (
 from medtune.models.quantize import (
     compute_dtype,
     keep_exact_on_cpu,
-    local_device,
     quantization_arguments,
     set_compute_dtype,
 )
-from medtune.models.rope import context_length, independent_length
 from medtune.models.soft_prompt import add_prompt, is_prompt, load_prompt
 from medtune.models.stored_quantization import check_stored, stored_method
 from medtune.models.tokenizers import load_tokenizer
+from medtune.models.trainable import prepare_training
 from medtune.runtime.errors import ConfigError
-from medtune.runtime.families import FLOAT16_OVERFLOWS, NATIVE_FAMILIES, float16_refusal, packing_refusal
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
 logger = logging.getLogger(__name__)
-
-# How transformers says that a family has an implementation; every family has eager.
-SUPPORT = {
-    "eager": "",
-    "sdpa": "_supports_sdpa",
-    "flex_attention": "_supports_flex_attn",
-    "flash_attention_2": "_supports_flash_attn",
-}
-FLEX_HEAD_SIZE = 16
-CHECKPOINTING_FROM = 1_000_000_000  # parameters; below, activations fit and recomputing only costs time
 
 
 def load_model(
@@ -102,7 +90,7 @@ def load_model(
     model = _with_merged(based, merges, for_training) if merges else _load_base(based, for_training)
     model.config.use_cache = not for_training  # whatever a training run wrote into the file
     if for_training:
-        _prepare_training(model, config)
+        prepare_training(model, config)
     adapted = _adapted(model, config, folder, for_training).train(for_training)
     if for_training:
         _check_new_rows(adapted, config)
@@ -285,53 +273,6 @@ def embedding_rows(model: Any) -> int:
     return int(model.get_input_embeddings().num_embeddings)
 
 
-def _check_float16(config: Config, network: PreTrainedConfig) -> None:
-    """Raises ConfigError for a family that overflows the type of the products."""
-    reason = FLOAT16_OVERFLOWS.get(network.model_type)
-    if config.trainer.precision == "16-mixed" and reason is not None:
-        raise ConfigError(float16_refusal(network.model_type, reason))
-
-
-def _check_packing(config: Config, network: PreTrainedConfig) -> None:
-    """Raises ConfigError where packed rows would be computed otherwise than their documents alone."""
-    if config.data.packing == "none":
-        return
-    refusal = packing_refusal(network.model_type)
-    window, length = getattr(network, "sliding_window", None), config.data.sequence_length
-    if refusal is None and window is not None and length > window:
-        refusal = (
-            f"data.sequence_length={length} is longer than the model's sliding window of {window} tokens, "
-            "which a packed row would not keep; shorten it, or set data.packing=none"
-        )
-    if refusal is not None:
-        raise ConfigError(refusal)
-
-
-def _check_rotation(config: Config, network: PreTrainedConfig) -> None:
-    """Raises ConfigError where a document would be rotated by the length of another one in its batch."""
-    limit, data = independent_length(network), config.data
-    if limit is None or data.sequence_length <= limit:
-        return
-    if data.packing != "none" or data.micro_batch_size != 1:
-        raise ConfigError(
-            f"rope_type={network.rope_parameters['rope_type']} chooses the frequencies of a whole batch by "
-            f"its longest row, once that is longer than {limit} tokens, so documents would change with what "
-            "lies beside them; set data.packing=none and data.micro_batch_size=1, or data.sequence_length="
-            f"{limit}, or take model.rope_scaling.rope_type=yarn or linear"
-        )
-
-
-def _warn_of_short_context(config: Config, network: PreTrainedConfig) -> None:
-    """Says before the fit, not after it, that documents may be longer than the model can take."""
-    context, length = context_length(network), config.data.sequence_length
-    if context is not None and length > context:
-        logger.warning(
-            "warning: data.sequence_length=%d is longer than the model's context of %d tokens; a document "
-            "beyond it is learned at positions that the model was not made for, and none can be answered",
-            *(length, context),
-        )
-
-
 def _load_folder(
     config: Config, folder: Path, network: PreTrainedConfig, attention: str, for_training: bool
 ) -> PreTrainedModel:
@@ -415,65 +356,3 @@ def _frozen_type(config: Config, network: PreTrainedConfig, for_training: bool) 
     """Of the weights that quantisation leaves alone."""
     stored = network.dtype if isinstance(network.dtype, torch.dtype) else torch.float32
     return (training_types if for_training else answering_types)(config, stored).frozen
-
-
-def choose_attention(config: Config, network: PreTrainedConfig, for_training: bool) -> str:
-    """``model.attention`` where the family has it; ``auto`` settled; what decodes answers is ``sdpa``."""
-    family: Any = network_class(network)
-    wanted = config.model.attention
-    if wanted == "auto" or (not for_training and wanted in GPU_ATTENTION):
-        return _best_attention(config, family, network, for_training)
-    if not getattr(family, SUPPORT[wanted], True):
-        raise ConfigError(
-            f"model.attention={wanted}: {network.model_type} has no such attention in transformers; set "
-            "model.attention=eager"
-        )
-    return wanted
-
-
-def flex_takes(network: PreTrainedConfig) -> bool:
-    """Whether FlexAttention can serve a network: heads of at least 16 numbers, no dropout on the weights."""
-    head_size = getattr(network, "head_dim", None) or network.hidden_size // network.num_attention_heads
-    return head_size >= FLEX_HEAD_SIZE and not getattr(network, "attention_dropout", 0)
-
-
-def _best_attention(config: Config, family: Any, network: PreTrainedConfig, for_training: bool) -> str:
-    """The fastest kernel that the family, this process's device and the precision allow."""
-    candidates = ["sdpa"]
-    on_gpu = local_device(config).type == "cuda"
-    if config.deterministic and for_training and on_gpu:
-        return "eager"  # the others' backward passes on GPUs add in no fixed order
-    # Kernels that know the bounds of documents; a row that is one document needs them for ALiBi only.
-    is_dense = config.data.packing == "none" and network.model_type not in NATIVE_FAMILIES
-    if for_training and not is_dense and on_gpu:
-        if flex_takes(network):
-            candidates = ["flex_attention", *candidates]
-        if config.trainer.precision != "32-true" and importlib.util.find_spec("flash_attn"):
-            candidates = ["flash_attention_2", *candidates]
-    return next((name for name in candidates if getattr(family, SUPPORT[name])), "eager")
-
-
-def _prepare_training(model: PreTrainedModel, config: Config) -> None:
-    """Refuses what would go wrong in silence; gradient checkpointing where set, or the model is large."""
-    if config.quantization.name != "none" and config.adapter.name in WHOLE_MODELS and config.weights is None:
-        raise ConfigError(
-            f"quantization={config.quantization.name} freezes every weight; train with adapter=lora"
-        )
-    _check_float16(config, model.config)
-    _check_packing(config, model.config)
-    _check_rotation(config, model.config)
-    _warn_of_short_context(config, model.config)
-    checkpointing = config.model.gradient_checkpointing
-    if checkpointing is None:
-        checkpointing = model.num_parameters() > CHECKPOINTING_FROM
-    if checkpointing:
-        enable_checkpointing(model)
-
-
-def enable_checkpointing(model: PreTrainedModel) -> None:
-    """Recomputes each decoder layer in the backward pass; also below a frozen embedding."""
-    # transformers 5.2x renamed the method; the old name warns and goes with version 6.
-    name = "activation_checkpointing_enable"
-    enable = getattr(model, name if hasattr(model, name) else "gradient_checkpointing_enable")
-    # Reentrant checkpoints pass no gradient where their input asks for none, as under a frozen embedding.
-    enable({"use_reentrant": False})

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from medtune.models.attention import attention_inputs
-from medtune.models.load import enable_checkpointing
 from medtune.models.native_attention import alibi_slopes
+from medtune.models.trainable import enable_checkpointing
 
 TESTS = Path(__file__).parents[1]
 # One variant lies with the tests; the others beside the repository, where they are at hand.

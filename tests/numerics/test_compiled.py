@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from medtune.models.load import enable_checkpointing
+from medtune.models.trainable import enable_checkpointing
 from medtune.runtime.record import RunFolder
 from medtune.training.fit import fit
 from medtune.training.metrics import read_metrics

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from transformers import AutoConfig
 
 from medtune.models.attention import attention_inputs
-from medtune.models.load import enable_checkpointing
 from medtune.models.network import network_class
+from medtune.models.trainable import enable_checkpointing
 from medtune.runtime.families import NATIVE_FAMILIES, SAFE_FAMILIES
 from tests.kernels import documented_flash, plain_flex
 from tests.numerics.networks import NETWORKS, SIZES

@@ -8,8 +8,8 @@ from transformers import BloomConfig
 from transformers.models.bloom.modeling_bloom import BloomForCausalLM as Original
 
 from medtune.models.bloom import BloomForCausalLM
-from medtune.models.load import enable_checkpointing
 from medtune.models.network import network_class
+from medtune.models.trainable import enable_checkpointing
 
 PADDED = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1, 1, 1]])
 

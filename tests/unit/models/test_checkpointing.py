@@ -5,7 +5,8 @@ import torch
 
 from medtune.config.schema import AdapterConfig, Config, ModelConfig, TrainerConfig
 from medtune.models.attention import attention_inputs
-from medtune.models.load import CHECKPOINTING_FROM, load_model
+from medtune.models.load import load_model
+from medtune.models.trainable import CHECKPOINTING_FROM
 from medtune.runtime.families import SAFE_FAMILIES
 
 LENGTH = 96

@@ -20,8 +20,9 @@ from medtune.config.schema import (
     QuantizationConfig,
     TrainerConfig,
 )
+from medtune.models.attention_choice import choose_attention
 from medtune.models.baichuan_tokenizer import BaichuanTokenizer
-from medtune.models.load import choose_attention, load_model
+from medtune.models.load import load_model
 from medtune.models.network import known_settings
 from medtune.models.tokenizers import load_tokenizer
 from medtune.runtime.errors import ConfigError

@@ -127,6 +127,17 @@ def test_a_rotation_by_the_longest_row_is_not_trained_in_company(kind, configure
     load_model(configured(kind, sequence_length=CONTEXT), for_training=True)
 
 
+def test_the_tokens_of_a_trained_prompt_count_too(configured, caplog):
+    config = configured("dynamic", sequence_length=CONTEXT)
+    config.adapter.name, config.adapter.num_virtual_tokens = "prompt_tuning", 4
+    with pytest.raises(ConfigError, match=r"longer than 32 tokens.* or data.sequence_length=28"):
+        load_model(config, for_training=True)
+    config.model.rope_scaling = {}
+    load_model(config, for_training=True)
+    told = "data.sequence_length=32 and adapter.num_virtual_tokens=4 is longer than the model's context of 32"
+    assert told in caplog.text
+
+
 def test_the_settings_reach_the_network(configured):
     assert load_model(configured("yarn"), for_training=True).config.rope_parameters["factor"] == 4.0
 
