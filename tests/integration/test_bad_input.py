@@ -21,7 +21,7 @@ import pytest
 
 from medtune.launch.command import make_plan, read_options, request_of
 from medtune.launch.run import settle_request
-from medtune.launch.run_folder import make_run_folder, write_run_folder
+from medtune.launch.run_folder import make_run_folder, release, write_run_folder
 from medtune.runtime.errors import ConfigError
 from medtune.runtime.record import RunFolder
 from medtune.worker import record_failure
@@ -57,7 +57,10 @@ def run_here(*arguments: str) -> Path:
     config = settle_request(request_of(plan.settings, plan.line.accepted)).config
     folder = make_run_folder(config)
     write_run_folder(folder, config, plan.line.accepted)
-    run(config, folder)
+    try:
+        run(config, folder)
+    finally:
+        release(folder.path)
     return folder.path
 
 
