@@ -8,7 +8,7 @@ from peft import LoraConfig, PeftConfig, PeftModel
 from peft.utils import get_peft_model_state_dict
 from safetensors import safe_open
 
-from medtune.models.adapter_folders import WEIGHTS_FILE
+from medtune.models.folders import ADAPTER_WEIGHTS
 from medtune.models.network import first_line
 from medtune.runtime.errors import ConfigError
 
@@ -49,13 +49,13 @@ def check_loaded(wrapped: PeftModel, folder: Path, name: str) -> None:
 
     peft takes what fits and is silent about the rest.
     """
-    file = folder / WEIGHTS_FILE
+    file = folder / ADAPTER_WEIGHTS
     if not file.is_file():
-        raise ConfigError(f"{folder} has no {WEIGHTS_FILE}")
+        raise ConfigError(f"{folder} has no {ADAPTER_WEIGHTS}")
     with safe_open(file, framework="pt") as opened:
         found = set(opened.keys())
     state = get_peft_model_state_dict(wrapped, adapter_name=name, save_embedding_layers=False)
     unknown = found - state.keys()
     for what, names in (("lacks", state.keys() - found), ("holds for layers that are not there", unknown)):
         if names:
-            raise ConfigError(f"{folder / WEIGHTS_FILE} {what} {len(names)} tensors, such as {min(names)}")
+            raise ConfigError(f"{folder / ADAPTER_WEIGHTS} {what} {len(names)} tensors, such as {min(names)}")

@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from medtune.config.inherit import EXPORT_RECORD
 from medtune.config.load import show
 from medtune.config.schema import Config
 from medtune.models.folders import (
@@ -17,8 +18,6 @@ from medtune.models.folders import (
 )
 from medtune.runtime.errors import ConfigError
 
-WEIGHTS_FILE = ADAPTER_WEIGHTS
-CARD = "medtune.json"
 MERGED = "merged_adapters"
 """Beside an adapter: those that were folded into its base before, numbered in their order."""
 
@@ -63,7 +62,7 @@ def with_merged_below(merged: list[tuple[str, str]], above: list[tuple[str, str]
 
 def is_same(one: Path, other: Path) -> bool:
     """Whether two folders hold the same adapter weights."""
-    return filecmp.cmp(one / WEIGHTS_FILE, other / WEIGHTS_FILE, shallow=False)
+    return filecmp.cmp(one / ADAPTER_WEIGHTS, other / ADAPTER_WEIGHTS, shallow=False)
 
 
 def check_base(key: str, folder: Path, model: PreTrainedModel, config: Config) -> None:
@@ -72,7 +71,7 @@ def check_base(key: str, folder: Path, model: PreTrainedModel, config: Config) -
     By what its folder says: the family, the name, stretched positions, and the seed of a random base. Shapes
     show when it is loaded. A base of the same name may lie in another folder.
     """
-    card: dict[str, Any] = read_settings(folder / CARD)
+    card: dict[str, Any] = read_settings(folder / EXPORT_RECORD)
     base = read_settings(folder / ADAPTER_FILE).get("base_model_name_or_path") or ""
     own = model.config._name_or_path
     if base and own and Path(base).name != Path(own).name:

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from medtune.models.adapter_folders import WEIGHTS_FILE
 from medtune.models.adapters import TRAINED, load_adapter, without_peft_warnings
+from medtune.models.folders import ADAPTER_WEIGHTS
 from medtune.models.stored_quantization import check_mergeable
 
 
@@ -74,7 +74,7 @@ def save_adapter(model: PeftModel, weights: dict[str, Tensor], folder: Path) -> 
         return
     settings, state = one_of_all(model, weights)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    save_file(state, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     settings.save_pretrained(str(folder))
 
 

@@ -6,6 +6,7 @@ lie beside it on every rank. The numbers stay integers: a cast of a module passe
 are viewed as bfloat16, as is done elsewhere, would be rounded to others.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 from torch import Tensor, nn
 
 
-class ShardableLinear(nn.Module):
+class ShardableLinear(nn.Module, ABC):
     """A frozen linear layer that holds its weights packed.
 
     Args:
@@ -37,9 +38,9 @@ class ShardableLinear(nn.Module):
         """Holds a constant where the layer's device is."""
         self.register_buffer(name, constant, persistent=False)
 
+    @abstractmethod
     def dequantize(self) -> Tensor:
         """The weights [out, in] as numbers."""
-        raise NotImplementedError
 
     def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x·Wᵀ + b."""

@@ -16,13 +16,13 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from medtune.config.schema import Config
-from medtune.models.folders import ADAPTER_FILE, read_settings
+from medtune.models.folders import ADAPTER_FILE, ADAPTER_WEIGHTS, read_settings
 from medtune.models.parameter_counts import log_trained_share
 from medtune.runtime.errors import ConfigError
 
 PEFT_TYPE = "PROMPT_TUNING"
 PROMPT = "prompt"  # the parameter's own name
-WEIGHTS_FILE, WEIGHTS_KEY = "adapter_model.safetensors", "prompt_embeddings"  # peft's
+WEIGHTS_KEY = "prompt_embeddings"  # peft's
 
 
 class PromptedEmbedding(nn.Embedding):
@@ -78,9 +78,9 @@ def load_prompt(
         ConfigError: It is damaged, or of another width.
     """
     try:
-        values = load_file(folder / WEIGHTS_FILE)[WEIGHTS_KEY]
+        values = load_file(folder / ADAPTER_WEIGHTS)[WEIGHTS_KEY]
     except (KeyError, OSError, SafetensorError) as error:
-        raise ConfigError(f"{key}={folder}: {WEIGHTS_FILE} cannot be read ({error})") from error
+        raise ConfigError(f"{key}={folder}: {ADAPTER_WEIGHTS} cannot be read ({error})") from error
     width = embedding_of(model).embedding_dim
     if values.dim() != 2 or values.shape[1] != width:
         raise ConfigError(
@@ -118,7 +118,7 @@ def save_prompt(model: PreTrainedModel, weights: dict[str, Tensor], folder: Path
     )
     folder.mkdir(parents=True, exist_ok=True)
     settings.save_pretrained(str(folder))
-    save_file({WEIGHTS_KEY: weights[name].contiguous()}, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    save_file({WEIGHTS_KEY: weights[name].contiguous()}, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
 
 
 def embedding_of(model: PreTrainedModel) -> nn.Embedding:

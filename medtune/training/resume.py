@@ -62,7 +62,7 @@ FITTED = {
         ("optim.layer_lr_decay", "optim.embedding_lr", "optim.lora_plus_ratio"), "another grouping of weights"
     ),
 }
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"  # as models.folders has it, which imports torch
 OWN = ("run_dir", "resume", "resume_allow")  # of each command
 # What the training rows follow from.
 ROWS = ("data", "template", "objective", "seed", "model.tokenizer", "model.path", "trainer.max_steps")

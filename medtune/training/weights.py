@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers.utils import logging as hf_logging
 
+from medtune.config.inherit import EXPORT_RECORD
 from medtune.config.schema import Config
 from medtune.models.folders import settle_remote_code
 from medtune.models.soft_prompt import save_prompt, virtual_ids
@@ -27,7 +28,6 @@ from medtune.training.strategies import layout_of
 log = logging.getLogger(__name__)
 
 PREFIX = "model."  # of the network's tensors inside the LightningModule
-SETTINGS = "medtune.json"
 SETTINGS_SECTIONS = ("model", "template", "adapter", "quantization", "objective", "seed")
 
 
@@ -176,7 +176,7 @@ def write_model(
                     model.save_pretrained(aside, state_dict=weights)
             tokenizer.save_pretrained(aside)
             settle_remote_code(aside, config.model.path)
-            write_json(aside / SETTINGS, settings_of(config))
+            write_json(aside / EXPORT_RECORD, settings_of(config))
             write_card(aside, config, run, step)
         except SafetensorError as error:
             raise OSError(0, f"{error}; about {size / 2**20:.0f} MiB are needed") from error

@@ -69,6 +69,7 @@ class Writer:
         after: Callable[[], None],
     ) -> None:
         """Copies the state and has a thread write it."""
+        # Lightning means by it: with optimizer and counters, not the weights alone. Nothing is unpickled.
         state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
         if trainer.is_global_zero:
             state = copied_to_host(state)
