@@ -17,8 +17,9 @@ from medtune.generation.engine import TransformersEngine
 from medtune.generation.settings import SamplingSettings
 from medtune.models.attention import attention_inputs
 from medtune.models.fused import use_fused_layers
+from medtune.models.load import load_model
 from medtune.models.network import network_class
-from medtune.models.trainable import enable_checkpointing, load_model
+from medtune.models.trainable import enable_checkpointing
 from medtune.runtime.hardware import PROJECT
 from medtune.training.token_losses import TokenLosses
 
