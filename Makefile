@@ -23,7 +23,7 @@ $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -c constraints.txt setuptools wheel ninja torch
 	@echo "Installing medtune's other dependencies"
 	DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation \
-		-e ".[deepspeed,optimizers,tensorboard,dev]"
+		-e ".[deepspeed,optimizers,tensorboard,serve,words,dev]"
 	@touch $@
 
 .PHONY: install
