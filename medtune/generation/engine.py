@@ -1,19 +1,15 @@
-"""Prompt ids in, answer ids out: batches by length, and a decoding loop that finished rows leave.
+"""Prompt ids in, answer ids out: batches by length, and a decoding loop that finished rows leave."""
 
-B rows, T columns of the attention mask (padding, prompt and answer so far), V vocabulary.
-"""
-
-import inspect
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from medtune.generation.sampling import draw_uniforms, penalise_repetition, prompt_seeds, sample
+from medtune.generation.decoding import Decoding, Request
+from medtune.generation.sampling import prompt_seeds
 from medtune.generation.settings import SamplingSettings
 from medtune.models.rope import context_length
 from medtune.models.soft_prompt import virtual_ids
@@ -91,9 +87,8 @@ class TransformersEngine:
         answers: list[list[int]] = [[] for _ in prompts]
         with eval_mode(self.model):
             for rows in length_sorted_batches([len(p) for p in prompts], limits, settings.batch_tokens):
-                decoding = _Decoding(
-                    self, [prompts[row] for row in rows], [seeds[row] for row in rows], settings
-                )
+                requests = [Request(prompts[row], settings, seeds[row]) for row in rows]
+                decoding = Decoding(self.model, requests, self.pad_id)
                 self._finish(decoding, rows, limits, answers, on_done)
         return answers
 
@@ -101,7 +96,7 @@ class TransformersEngine:
         """See :meth:`Engine.stream`."""
         [seed], [whole] = prompt_seeds([prompt], settings.seed), self._with_virtual([prompt])
         [limit] = self._answer_limits([whole], settings)
-        decoding = _Decoding(self, [whole], [seed], settings)
+        decoding = Decoding(self.model, [Request(whole, settings, seed)], self.pad_id)
         for _ in range(limit):
             # Entered anew for each token: the caller's code runs in between.
             with eval_mode(self.model):
@@ -116,7 +111,7 @@ class TransformersEngine:
 
     def _finish(
         self,
-        decoding: "_Decoding",
+        decoding: Decoding,
         rows: Sequence[int],
         limits: Sequence[int],
         answers: list[list[int]],
@@ -163,91 +158,6 @@ class TransformersEngine:
         return limits
 
 
-class _Decoding:
-    """The rows of one batch that still run: their last tokens, mask, positions and cache."""
-
-    def __init__(
-        self,
-        engine: TransformersEngine,
-        prompts: Sequence[Sequence[int]],
-        seeds: Sequence[int],
-        settings: SamplingSettings,
-    ) -> None:
-        self.model = engine.model
-        self.settings = settings
-        self.accepted = _forward_arguments(engine.model)
-        width = max(map(len, prompts))
-        # On the left, so that the last column is the last token of every row.
-        padded = [[engine.pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts]
-        mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-        device = engine.model.device
-        self.input_ids = torch.tensor(padded, device=device)
-        self.mask = torch.tensor(mask, device=device)
-        self.positions = (self.mask.cumsum(-1) - 1).clamp_(min=0)
-        self.cache: Any = None
-        self.uniforms: Tensor | None = None
-        if not settings.is_greedy:
-            self.uniforms = draw_uniforms(seeds, settings.max_new_tokens).to(device)
-        self.seen: Tensor | None = None  # [B, V], for the repetition penalty
-        self.steps = 0
-
-    def step(self) -> list[int]:
-        """The next token of every row."""
-        with torch.inference_mode():
-            tokens = self._choose(self._forward())
-            if self.seen is not None:
-                self.seen.scatter_(1, tokens[:, None], True)
-            self.input_ids = tokens[:, None]
-            self.positions = self.positions[:, -1:] + 1
-            self.mask = torch.nn.functional.pad(self.mask, (0, 1), value=1)
-            self.steps += 1
-            return tokens.tolist()
-
-    def keep(self, places: list[int]) -> None:
-        """Lets all rows but these leave the batch."""
-        if not places:
-            self.cache = None
-            return
-        with torch.inference_mode():
-            chosen = torch.tensor(places, device=self.input_ids.device)
-            self.cache.batch_select_indices(chosen)
-            self.input_ids, self.mask = self.input_ids[chosen], self.mask[chosen]
-            self.positions = self.positions[chosen]
-            self.uniforms = None if self.uniforms is None else self.uniforms[chosen]
-            self.seen = None if self.seen is None else self.seen[chosen]
-
-    def _forward(self) -> Tensor:
-        """Logits [B, V] after the last token of every row."""
-        # The last column by its number, not as a slice: torch multiplies a view of several rows by a copy of
-        # the weight for each row (33 GB for 51 prompts of Baichuan-13B, in bfloat16 on a CPU).
-        last = torch.tensor([self.input_ids.shape[1] - 1], device=self.input_ids.device)
-        more: dict[str, Any] = {"position_ids": self.positions, "logits_to_keep": last}
-        outputs = self.model(
-            input_ids=self.input_ids,
-            attention_mask=self.mask,
-            past_key_values=self.cache,
-            use_cache=True,
-            **{name: value for name, value in more.items() if name in self.accepted},
-        )
-        self.cache = outputs.past_key_values
-        logits: Tensor = outputs.logits[:, -1]
-        return logits
-
-    def _choose(self, logits: Tensor) -> Tensor:
-        """A token [B] of each row's logits [B, V]."""
-        if self.settings.repetition_penalty != 1:
-            if self.seen is None:
-                self.seen = torch.zeros_like(logits, dtype=torch.int64)
-                # Counts, because padding repeats the id of a token that a prompt may also hold.
-                # Virtual tokens are none that could come again.
-                real = self.mask * (self.input_ids < logits.shape[1])
-                self.seen = self.seen.scatter_add_(1, self.input_ids.clamp(max=logits.shape[1] - 1), real) > 0
-            logits = penalise_repetition(logits, self.seen, self.settings.repetition_penalty)
-        if self.uniforms is None:
-            return logits.argmax(-1)
-        return sample(logits, self.uniforms[:, self.steps], self.settings)
-
-
 def length_sorted_batches(
     lengths: Sequence[int], limits: Sequence[int], batch_tokens: int
 ) -> Iterator[list[int]]:
@@ -279,9 +189,3 @@ def eval_mode(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def _forward_arguments(model: "PreTrainedModel | PeftModel") -> frozenset[str]:
-    """Names of the arguments that the model itself takes, below an adapter's wrapper."""
-    unwrap = getattr(model, "get_base_model", None)
-    return frozenset(inspect.signature((unwrap() if unwrap else model).forward).parameters)

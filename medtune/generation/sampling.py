@@ -38,8 +38,11 @@ def draw_uniforms(seeds: Sequence[int], steps: int) -> Tensor:
     return torch.stack(rows)
 
 
-def penalise_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Makes the tokens marked in ``seen`` [B, V] less likely (arXiv:1909.05858, as in transformers)."""
+def penalise_repetition(logits: Tensor, seen: Tensor, penalty: Tensor) -> Tensor:
+    """Makes the tokens marked in ``seen`` [B, V] less likely (arXiv:1909.05858, as in transformers).
+
+    ``penalty`` is one number, or one per row [B, 1]; a row at 1 stays as it is.
+    """
     return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
 
 

@@ -51,7 +51,7 @@ def test_a_token_without_mass_is_never_drawn():
 def test_seen_tokens_lose_whatever_their_sign():
     logits = torch.tensor([[2.0, -2.0, 2.0, -2.0]])
     seen = torch.tensor([[True, True, False, False]])
-    assert penalise_repetition(logits, seen, 2.0).tolist() == [[1.0, -4.0, 2.0, -2.0]]
+    assert penalise_repetition(logits, seen, torch.tensor(2.0)).tolist() == [[1.0, -4.0, 2.0, -2.0]]
 
 
 def test_a_seed_belongs_to_the_prompt_and_not_to_its_place():
