@@ -15,8 +15,11 @@ DECODING = (
     "generate.top_p",
     "generate.top_k",
     "generate.repetition_penalty",
+    "generate.stop",
 )
 SAMPLING = (*DECODING, "generate.batch_tokens")
+BEAMS = ("generate.num_beams", "generate.length_penalty")
+ANSWERS = (*SAMPLING, *BEAMS, "generate.choices", "generate.overlong", "generate.engine", "generate.vllm")
 DEVICES = (
     "trainer.accelerator",
     "trainer.devices",
@@ -62,7 +65,7 @@ READ_BY_TASK = {
     "train": (
         *("objective", "resume", "resume_allow", "model", "adapter", "quantization", *TEXT, "optim"),
         *("schedule", "loss", "strategy"),
-        *("trainer", "logger", "callbacks", "launcher", "checkpoint", "eval", *SAMPLING),
+        *("trainer", "logger", "callbacks", "launcher", "checkpoint", "eval", *ANSWERS),
         "evaluate.protocol",
     ),
     "prepare": (
@@ -70,7 +73,7 @@ READ_BY_TASK = {
         *("model.model_type", "model.init", "trainer.accelerator", "trainer.max_steps", "trainer.devices"),
     ),
     "generate": (*MODEL, *TEXT, *DEVICES, "launcher", "generate"),
-    "evaluate": (*MODEL, *TEXT, *DEVICES, "launcher", "generate.split", *SAMPLING, "evaluate", "eval"),
+    "evaluate": (*MODEL, *TEXT, *DEVICES, "launcher", "generate.split", *ANSWERS, "evaluate", "eval"),
     "export": (*MODEL, "template", "objective", "export", "trainer.accelerator", "trainer.precision"),
     "chat": (*MODEL, "template", *DECODING, "trainer.accelerator", "trainer.precision"),
 }
@@ -259,6 +262,26 @@ IDLE = (
         lambda config: "generate.temperature=0",
     ),
     Idle(
+        ("generate.length_penalty",),
+        lambda config: config.generate.num_beams == 1,
+        lambda config: "generate.num_beams=1",
+    ),
+    Idle(
+        ("generate.vllm",),
+        lambda config: config.generate.engine != "vllm",
+        lambda config: f"generate.engine={config.generate.engine}",
+    ),
+    Idle(
+        ("generate.batch_tokens",),
+        lambda config: config.generate.engine != "transformers",
+        lambda config: f"generate.engine={config.generate.engine} (it fills its batches itself)",
+    ),
+    Idle(
+        (*MODEL, *TEXT, *DEVICES, "generate.split", "generate.input", *ANSWERS),
+        lambda config: config.task == "generate" and config.generate.merge_shards is not None,
+        lambda config: "generate.merge_shards",
+    ),
+    Idle(
         ("generate.split",),
         lambda config: config.generate.input is not None and config.task == "generate",
         lambda config: "generate.input",
@@ -289,17 +312,17 @@ IDLE = (
         lambda config: "resume=never",
     ),
     Idle(
-        ("eval.limit", "eval.trivial", "eval.untrained", *SAMPLING, "evaluate.protocol"),
+        ("eval.limit", "eval.trivial", "eval.untrained", *ANSWERS, "evaluate.protocol"),
         lambda config: config.task == "train" and config.eval.after_fit is False,
         lambda config: "eval.after_fit=false",
     ),
     Idle(
-        (*SAMPLING, "evaluate.protocol", "eval"),
+        (*ANSWERS, "evaluate.protocol", "eval"),
         lambda config: config.task == "train" and not config.data.eval_splits,
         lambda config: "data.eval_splits=[]",
     ),
     Idle(
-        (*MODEL, "template", *DEVICES, "launcher", *SAMPLING, "eval"),
+        (*MODEL, "template", *DEVICES, "launcher", *ANSWERS, "eval"),
         lambda config: config.task == "evaluate" and config.evaluate.predictions is not None,
         lambda config: "evaluate.predictions",
     ),

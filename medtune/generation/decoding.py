@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from medtune.generation.choices import Node
 from medtune.generation.sampling import draw_uniforms, penalise_repetition, sample
 from medtune.generation.settings import SamplingSettings
 
@@ -30,19 +31,29 @@ class Request:
     settings: SamplingSettings
     seed: int
     """Of this prompt alone; a greedy answer needs none."""
+    choices: Node | None = None
+    """Where the trie of all that may be answered begins; None: anything may."""
 
 
 class _Row:
-    """A request in the batch, with its random numbers."""
+    """A request in the batch, with its random numbers and its place among the choices."""
 
     def __init__(self, request: Request) -> None:
         self.settings = request.settings
         self.length = len(request.prompt)  # tokens that are in the mask
         self.steps = 0
+        self.choices = request.choices  # the place in the trie, after the tokens so far
         self.uniforms: list[float] = []
         if not request.settings.is_greedy:
             [drawn] = draw_uniforms([request.seed], request.settings.max_new_tokens).tolist()
             self.uniforms = drawn
+
+    def take(self, token: int) -> None:
+        """Goes on behind ``token``."""
+        self.steps += 1
+        self.length += 1
+        if self.choices is not None:
+            self.choices = self.choices.following[token]
 
 
 class Decoding:
@@ -87,10 +98,15 @@ class Decoding:
             self.input_ids = tokens[:, None]
             self.positions = self.positions[:, -1:] + 1
             self.mask = pad(self.mask, (0, 1), value=1)
-            for row in self.rows:
-                row.steps += 1
-                row.length += 1
-            return tokens.tolist()
+            chosen: list[int] = tokens.tolist()
+            for row, token in zip(self.rows, chosen, strict=True):
+                row.take(token)
+            return chosen
+
+    def is_settled(self, place: int) -> bool:
+        """Whether a row has come to the end of a choice that no other goes on from."""
+        node = self.rows[place].choices
+        return node is not None and node.is_last
 
     def keep(self, places: Sequence[int]) -> None:
         """Lets all rows but these leave the batch."""
@@ -212,14 +228,28 @@ class _Rule:
             for settings, places in groups.items()
             if not settings.is_greedy
         ]
+        self.closed = [(place, row) for place, row in enumerate(rows) if row.choices is not None]
 
     def choose(self, logits: Tensor) -> Tensor:
         """A token [B] of each row's logits [B, V]."""
+        if self.closed:
+            logits = self._only_allowed(logits)
         tokens = logits.argmax(-1)
         for places, rows, settings in self.sampled:
             uniforms = torch.tensor([row.uniforms[row.steps] for row in rows], dtype=torch.float64)
             tokens[places] = sample(logits[places], uniforms.to(logits.device), settings)
         return tokens
+
+    def _only_allowed(self, logits: Tensor) -> Tensor:
+        """The logits without what no choice goes on with; rows without choices keep theirs."""
+        logits = logits.clone()
+        for place, row in self.closed:
+            assert row.choices is not None
+            allowed = torch.tensor(list(row.choices.following), device=logits.device)
+            kept = logits[place, allowed]
+            logits[place] = -torch.inf
+            logits[place, allowed] = kept
+        return logits
 
 
 def _forward_arguments(model: "PreTrainedModel | PeftModel") -> frozenset[str]:
