@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
-from transformers.cache_utils import DynamicLayer
 
+from medtune.generation.cache import holds_all_columns, keep_rows, roomy_cache
 from medtune.generation.choices import Node
 from medtune.generation.sampling import draw_uniforms, penalise_repetition, sample
 from medtune.generation.settings import SamplingSettings
@@ -48,12 +48,17 @@ class _Row:
             [drawn] = draw_uniforms([request.seed], request.settings.max_new_tokens).tolist()
             self.uniforms = drawn
 
+    @property
+    def uniform(self) -> float:
+        """The random number of the next token; of a row that has ended, any."""
+        return self.uniforms[min(self.steps, len(self.uniforms) - 1)]
+
     def take(self, token: int) -> None:
         """Goes on behind ``token``."""
         self.steps += 1
         self.length += 1
         if self.choices is not None:
-            self.choices = self.choices.following[token]
+            self.choices = self.choices.following.get(token)
 
 
 class Decoding:
@@ -81,7 +86,7 @@ class Decoding:
         self.input_ids = torch.tensor(padded, device=model.device)
         self.mask = torch.tensor(mask, device=model.device)
         self.positions = (self.mask.cumsum(-1) - 1).clamp_(min=0)
-        self.cache: Any = None
+        self.cache: Any = roomy_cache(model.config)
         self.seen: Tensor | None = None  # [B, V], where a row has a repetition penalty
         self._rule = _Rule(self.rows, model.device)
 
@@ -116,19 +121,18 @@ class Decoding:
             return
         with torch.inference_mode():
             chosen = torch.tensor(places, device=self.input_ids.device)
-            self.cache.batch_select_indices(chosen)
-            self.input_ids, self.mask = self.input_ids[chosen], self.mask[chosen]
+            # Columns that are padding in all of them go too.
+            less = self.mask.shape[1] - max(row.length for row in self.rows) if self.can_join else 0
+            keep_rows(self.cache, chosen, less)
+            self.input_ids, self.mask = self.input_ids[chosen], self.mask[chosen, less:]
             self.positions = self.positions[chosen]
             self.seen = None if self.seen is None else self.seen[chosen]
             self._rule = _Rule(self.rows, self.input_ids.device)
-            if self.can_join:
-                self._trim(max(row.length for row in self.rows))
 
     @property
     def can_join(self) -> bool:
         """Whether the cache is one that other rows can enter: every layer holds all columns."""
-        layers = getattr(self.cache, "layers", ())
-        return len(layers) > 0 and all(type(layer) is DynamicLayer for layer in layers)
+        return bool(self.rows) and self.rows[0].steps > 0 and holds_all_columns(self.cache)
 
     def join(self, other: "Decoding") -> None:
         """Takes in the rows of ``other``, behind the own ones; ``other`` is used up.
@@ -169,13 +173,6 @@ class Decoding:
             self.mask = pad(self.mask, (more, 0))
             for layer in self.cache.layers:
                 layer.keys, layer.values = (pad(part, (0, 0, more, 0)) for part in (layer.keys, layer.values))
-
-    def _trim(self, width: int) -> None:
-        """Cuts columns that are padding in every row."""
-        if less := self.mask.shape[1] - width:
-            self.mask = self.mask[:, less:]
-            for layer in self.cache.layers:
-                layer.keys, layer.values = layer.keys[..., less:, :], layer.values[..., less:, :]
 
     def _forward(self) -> Tensor:
         """Logits [B, V] after the last token of every row."""
@@ -236,7 +233,7 @@ class _Rule:
             logits = self._only_allowed(logits)
         tokens = logits.argmax(-1)
         for places, rows, settings in self.sampled:
-            uniforms = torch.tensor([row.uniforms[row.steps] for row in rows], dtype=torch.float64)
+            uniforms = torch.tensor([row.uniform for row in rows], dtype=torch.float64)
             tokens[places] = sample(logits[places], uniforms.to(logits.device), settings)
         return tokens
 
@@ -244,7 +241,8 @@ class _Rule:
         """The logits without what no choice goes on with; rows without choices keep theirs."""
         logits = logits.clone()
         for place, row in self.closed:
-            assert row.choices is not None
+            if row.choices is None:  # the row has ended
+                continue
             allowed = torch.tensor(list(row.choices.following), device=logits.device)
             kept = logits[place, allowed]
             logits[place] = -torch.inf

@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # peft costs seconds to import
 
 logger = logging.getLogger(__name__)
 
+SHARE_OF_ENDED = 1 / 8  # of a batch, from which they leave it
+
 OnDone = Callable[[int, list[int]], None]
 
 
@@ -159,20 +161,29 @@ class TransformersEngine:
         answers: list[list[int]],
         on_done: OnDone | None,
     ) -> None:
-        """Decodes one batch to its end; ``rows`` are the prompts' numbers, longest prompt first."""
+        """Decodes one batch to its end; ``rows`` are the prompts' numbers, longest prompt first.
+
+        Rows that have ended stay until they are some, since what leaves is copied around.
+        """
+        ended: set[int] = set()  # places
         while rows:
-            kept = []
             for place, (row, token) in enumerate(zip(rows, decoding.step(), strict=True)):
+                if place in ended:
+                    continue
                 if token not in self.stop_ids:
                     answers[row].append(token)
                     if len(answers[row]) < limits[row] and not decoding.is_settled(place):
-                        kept.append(place)
                         continue
+                ended.add(place)
                 if on_done is not None:
                     on_done(row, answers[row])
-            if len(kept) < len(rows):
+            # At its limit a row may be at the last position that the model knows.
+            is_due = any(decoding.rows[place].steps >= limits[rows[place]] for place in ended)
+            if is_due or len(ended) >= len(rows) * SHARE_OF_ENDED:
+                kept = [place for place in range(len(rows)) if place not in ended]
                 rows = [rows[place] for place in kept]
                 decoding.keep(kept)
+                ended.clear()
 
     def _search(
         self,
