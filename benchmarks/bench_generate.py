@@ -1,8 +1,8 @@
-"""Answering prompts of PromptCBLUE's lengths: our batches, a row at a time, transformers in batches of eight.
+"""Answering prompts of PromptCBLUE's lengths: our batches, a row at a time, transformers by eight.
 
-All with the built-in model's network, greedily, and with equal tokens, or the benchmark fails. The weights are
-random and larger than usual, so that rounding changes no token; some tokens of the vocabulary end an answer,
-so that answers are of all lengths.
+All with the built-in model's network, greedily, and with equal tokens, or the benchmark fails. The weights
+are random and larger than usual, so that rounding changes no token; some tokens of the vocabulary end an
+answer, so that answers are of all lengths.
 """
 
 import argparse
