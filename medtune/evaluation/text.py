@@ -1,4 +1,4 @@
-"""Scores for data without PromptCBLUE tasks: exact match, ROUGE, BLEU, and F1 over answer lines or entities."""
+"""Scores for data without PromptCBLUE tasks: exact match, ROUGE, BLEU, and F1 over lines or entities."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -41,6 +42,14 @@ def test_the_dictionary_is_not_taken_from_a_folder_that_all_users_share(tmp_path
     assert done.stdout.strip() == "('高血压', '患者')"
     assert [path.name for path in tmp_path.iterdir()] == ["jieba.cache"]
     assert done.stderr == ""
+
+
+@needs_jieba
+def test_one_character_over_and_over_takes_no_longer_than_other_texts():
+    """Cut as one stretch it takes 13 seconds."""
+    started = time.process_time()
+    assert "".join(cut_words("的" * 65536)) == "的" * 65536
+    assert time.process_time() - started < 5
 
 
 @needs_jieba
