@@ -220,11 +220,12 @@ class SourceConfig:
     """SHA-1 of a split's file, as a registry gives it."""
     verify: bool = True
     """Compare files with ``sha1``; a difference is an error."""
-    format: str = choice("auto", "promptcblue", "pair", "alpaca", "messages", "preference", "text")
+    format: str = choice("auto", "promptcblue", "pair", "alpaca", "messages", "preference", "text", "exam")
     """``promptcblue``: input/target records; ``pair``: any column names; ``alpaca``:
     instruction/input/output/history; ``messages``: turns as OpenAI or ShareGPT spell them; ``preference``:
     a chosen and a rejected response (sft learns the chosen); ``text``: a document per line (.txt) or per
-    record. ``auto``: told from the first record."""
+    record; ``exam``: multiple-choice questions as CMB, CMExam and C-Eval are released. ``auto``: told from
+    the first record."""
     splits: dict[str, str] = field(default_factory=dict)
     """Split name to file, folder or pattern (``*.jsonl``) in ``dir``. ``train`` is learned, ``validation``
     watched. Files may be txt, json, jsonl, csv, tsv or parquet, packed with gz, xz or zst."""
