@@ -547,6 +547,16 @@ class EvaluateConfig:
     """File with the gold records. null: ``generate.split`` of ``data``."""
     protocol: str = choice("ccks2023", "chip2023")
     """PromptCBLUE's rules: CCKS-2023 (16 tasks) or CHIP-2023 (18 tasks)."""
+    perplexity: bool = False
+    """Instead of answers: loss, perplexity and bits per character of each source of a split. null as
+    ``generate.split``: ``validation``, also where it is held out, else ``data.eval_splits``."""
+    exam: str = choice("generate", "likelihood")
+    """How a multiple-choice exam is taken: ``generate``: letters read from the generated answer;
+    ``likelihood``: the letters that the model finds likeliest."""
+    shots: int = 0
+    """Exam questions with their answers in front of each question, as earlier turns."""
+    shots_split: str | None = None
+    """Split that they come from, the first of the same kind and subject. null: ``dev``, else ``train``."""
 
 
 @dataclass

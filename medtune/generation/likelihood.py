@@ -46,7 +46,8 @@ def log_likelihoods(
     found: list[list[float]] = [[] for _ in prompts]
     with eval_mode(engine.model), torch.inference_mode():
         for rows in length_sorted_batches([len(prompt) for prompt in prompts], longest, batch_tokens):
-            batch = _Batch(engine, [prompts[row] for row in rows], needs_cache=any(longest[r] > 1 for r in rows))
+            needs_cache = any(longest[row] > 1 for row in rows)
+            batch = _Batch(engine, [prompts[row] for row in rows], needs_cache=needs_cache)
             pairs = [(place, option) for place, row in enumerate(rows) for option in continuations[row]]
             for (place, _), value in zip(pairs, batch.score(pairs, batch_tokens), strict=True):
                 found[rows[place]].append(value)
@@ -143,7 +144,8 @@ class _Batch:
         )
         logits = outputs.logits[:, -width:].float()
         chosen = logits.gather(-1, wanted[..., None])[..., 0] - logits.logsumexp(-1)
-        return (chosen.double() * real).sum(-1)
+        total: Tensor = (chosen.double() * real).sum(-1)
+        return total
 
     def _run(
         self,

@@ -53,7 +53,10 @@ RECORDS = [
 
 
 def test_an_exam_by_hand():
-    """Right: A. Wrong: two letters for E; two of three; unreadable. Letters 1+2+2+0, wanted 1+1+3+2, hit 4."""
+    """One of four right; of the wrong ones two letters for E, two of three, unreadable.
+
+    Letters chosen 1+2+2+0, wanted 1+1+3+2, in common 4.
+    """
     scores = score_exam(RECORDS, ["A", "AE", "AC", "不知道", "B"])
     assert scores.score == 25
     assert scores.headline == "accuracy"

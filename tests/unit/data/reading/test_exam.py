@@ -140,7 +140,8 @@ def test_an_answer_may_be_withheld_where_nothing_is_learned():
 def test_options_of_several_lines_come_out_of_a_table(tmp_path):
     file = tmp_path / "val.csv"
     file.write_text(
-        'Question,Options,Answer,Explanation\n测体温的部位是,"A 腋下\nB 足底",A,\n脉搏的部位是,"A 腕\nB 肘",A,无\n',
+        "Question,Options,Answer,Explanation\n"
+        '测体温的部位是,"A 腋下\nB 足底",A,\n测脉搏的部位是,"A 腕\nB 肘",A,无\n',
         encoding="utf-8",
     )
     found = list(read_examples(file, SourceConfig(), needs_response=True))
