@@ -8,6 +8,7 @@ from pathlib import Path
 from medtune.config.data_checks import data_problems
 from medtune.config.keys import schema_keys, section_names, value_of
 from medtune.config.load import show
+from medtune.config.measure_checks import measure_problems
 from medtune.config.model_checks import network_problems
 from medtune.config.nodes import node_problems
 from medtune.config.paths import path_problems
@@ -107,6 +108,7 @@ RANGES = (
     Range("checkpoint.keep_best", 0),
     Range("checkpoint.keep_every_n_steps", 1),
     Range("eval.limit", 1),
+    Range("evaluate.shots", 0),
     Range("generate.max_new_tokens", 1),
     Range("generate.batch_tokens", 1),
     Range("generate.temperature", 0),
@@ -266,6 +268,7 @@ RULES: tuple[Rule, ...] = (
     batch_problems,
     node_count_problems,
     data_problems,
+    measure_problems,
     network_problems,
     export_problems,
     template_rules,

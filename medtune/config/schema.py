@@ -220,11 +220,12 @@ class SourceConfig:
     """SHA-1 of a split's file, as a registry gives it."""
     verify: bool = True
     """Compare files with ``sha1``; a difference is an error."""
-    format: str = choice("auto", "promptcblue", "pair", "alpaca", "messages", "preference", "text")
+    format: str = choice("auto", "promptcblue", "pair", "alpaca", "messages", "preference", "text", "exam")
     """``promptcblue``: input/target records; ``pair``: any column names; ``alpaca``:
     instruction/input/output/history; ``messages``: turns as OpenAI or ShareGPT spell them; ``preference``:
     a chosen and a rejected response (sft learns the chosen); ``text``: a document per line (.txt) or per
-    record. ``auto``: told from the first record."""
+    record; ``exam``: multiple-choice questions as CMB, CMExam and C-Eval are released. ``auto``: told from
+    the first record."""
     splits: dict[str, str] = field(default_factory=dict)
     """Split name to file, folder or pattern (``*.jsonl``) in ``dir``. ``train`` is learned, ``validation``
     watched. Files may be txt, json, jsonl, csv, tsv or parquet, packed with gz, xz or zst."""
@@ -546,6 +547,16 @@ class EvaluateConfig:
     """File with the gold records. null: ``generate.split`` of ``data``."""
     protocol: str = choice("ccks2023", "chip2023")
     """PromptCBLUE's rules: CCKS-2023 (16 tasks) or CHIP-2023 (18 tasks)."""
+    perplexity: bool = False
+    """Instead of answers: loss, perplexity and bits per character of each source of a split. null as
+    ``generate.split``: ``validation``, also where it is held out, else ``data.eval_splits``."""
+    exam: str = choice("generate", "likelihood")
+    """How a multiple-choice exam is taken: ``generate``: letters read from the generated answer;
+    ``likelihood``: the letters that the model finds likeliest."""
+    shots: int = 0
+    """Exam questions with their answers in front of each question, as earlier turns."""
+    shots_split: str | None = None
+    """Split that they come from, the first of the same kind and subject. null: ``dev``, else ``train``."""
 
 
 @dataclass

@@ -40,6 +40,7 @@ ROWS = (
     *("data.dedup", "data.dedup_threshold", "data.contamination", "data.mix_by", "data.mix_temperature"),
     *("data.mix_stop",),
 )
+EXAMS = ("evaluate.exam", "evaluate.shots", "evaluate.shots_split")
 # Keys that describe one data set, and therefore nothing in a mix.
 OF_ONE_SOURCE = (
     *("data.dir", "data.origin", "data.hub", "data.subset", "data.revision", "data.folder", "data.streaming"),
@@ -63,14 +64,16 @@ READ_BY_TASK = {
         *("objective", "resume", "resume_allow", "model", "adapter", "quantization", *TEXT, "optim"),
         *("schedule", "loss", "strategy"),
         *("trainer", "logger", "callbacks", "launcher", "checkpoint", "eval", *SAMPLING),
-        "evaluate.protocol",
+        *("evaluate.protocol", "evaluate.exam", "evaluate.shots", "evaluate.shots_split"),
     ),
     "prepare": (
         *("objective", *TEXT, "model.name", "model.path", "model.revision", "model.tokenizer"),
         *("model.model_type", "model.init", "trainer.accelerator", "trainer.max_steps", "trainer.devices"),
     ),
     "generate": (*MODEL, *TEXT, *DEVICES, "launcher", "generate"),
-    "evaluate": (*MODEL, *TEXT, *DEVICES, "launcher", "generate.split", *SAMPLING, "evaluate", "eval"),
+    "evaluate": (
+        *(*MODEL, *TEXT, *DEVICES, "launcher", "generate.split", *SAMPLING, "evaluate", "eval", "objective"),
+    ),
     "export": (*MODEL, "template", "objective", "export", "trainer.accelerator", "trainer.precision"),
     "chat": (*MODEL, "template", *DECODING, "trainer.accelerator", "trainer.precision"),
 }
@@ -289,12 +292,12 @@ IDLE = (
         lambda config: "resume=never",
     ),
     Idle(
-        ("eval.limit", "eval.trivial", "eval.untrained", *SAMPLING, "evaluate.protocol"),
+        ("eval.limit", "eval.trivial", "eval.untrained", *SAMPLING, "evaluate.protocol", *EXAMS),
         lambda config: config.task == "train" and config.eval.after_fit is False,
         lambda config: "eval.after_fit=false",
     ),
     Idle(
-        (*SAMPLING, "evaluate.protocol", "eval"),
+        (*SAMPLING, "evaluate.protocol", "eval", *EXAMS),
         lambda config: config.task == "train" and not config.data.eval_splits,
         lambda config: "data.eval_splits=[]",
     ),
@@ -364,8 +367,46 @@ IDLE = (
     ),
     Idle(
         ROWS,
-        lambda config: config.task in ("generate", "evaluate"),
+        lambda config: config.task == "generate" or (config.task == "evaluate" and not measured(config)),
         lambda config: f"task={config.task}",
+    ),
+    Idle(
+        ("objective",),
+        lambda config: config.task == "evaluate" and not measured(config),
+        lambda config: "evaluate.perplexity=false",
+    ),
+    Idle(
+        (
+            *(*SAMPLING, "eval", "evaluate.protocol", "evaluate.references", "data.global_batch_tokens"),
+            *("data.num_workers", "data.dedup", "data.dedup_threshold", "data.contamination"),
+            *("data.mix_by", "data.mix_temperature", "data.mix_stop", "data.max_tokens", *EXAMS),
+        ),
+        lambda config: measured(config),
+        lambda config: "evaluate.perplexity=true",
+    ),
+    Idle(
+        EXAMS,
+        lambda config: not config.data.mix and config.data.format not in ("auto", "exam"),
+        lambda config: f"data.format={config.data.format}",
+    ),
+    Idle(
+        (*DECODING,),
+        lambda config: (
+            config.task in ("train", "evaluate")
+            and config.data.format == "exam"
+            and config.evaluate.exam == "likelihood"
+        ),
+        lambda config: "evaluate.exam=likelihood",
+    ),
+    Idle(
+        ("evaluate.protocol",),
+        lambda config: config.data.format == "exam" and not config.data.mix,
+        lambda config: "data.format=exam",
+    ),
+    Idle(
+        EXAMS,
+        lambda config: config.task == "evaluate" and config.evaluate.predictions is not None,
+        lambda config: "evaluate.predictions",
     ),
     Idle(
         ("export.llama_cpp",),
@@ -378,6 +419,11 @@ IDLE = (
         lambda config: "task=evaluate",
     ),
 )
+
+
+def measured(config: Config) -> bool:
+    """Whether texts are measured in place of answering prompts."""
+    return config.task == "evaluate" and config.evaluate.perplexity
 
 
 def what_weights_hold(config: Config) -> str | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from medtune.config.schema import Config
+from medtune.config.sources import has_split, source_of_split
 from medtune.data.examples import Example
 from medtune.data.reading.records import read_records
 from medtune.data.reading.splits import read_examples, split_examples
@@ -16,6 +17,7 @@ from medtune.evaluation.systems import score_answers, trivial_scores
 from medtune.generation.responder import build_responder, read_split, write_predictions
 from medtune.runtime.ranks import global_rank
 from medtune.runtime.record import RunFolder, merge_json, write_json
+from medtune.tasks import exams, perplexity
 from medtune.tasks.generate import default_split
 from medtune.tasks.weights import settle_weights
 
@@ -27,6 +29,9 @@ rank_log = logging.getLogger("scores")  # not of medtune.*: to the rank's log fi
 
 def run(config: Config, folder: RunFolder) -> None:
     """Writes scores.json, prints the table, draws the plots."""
+    if config.evaluate.perplexity:
+        perplexity.run(config, folder)
+        return
     if config.evaluate.predictions:
         scores = {"predictions": score_file(config)}
         record_scores(config, folder, scores)
@@ -89,6 +94,7 @@ def evaluate_splits(
 ) -> dict[str, Systems]:
     """Generates and scores splits, by the model and by what it is compared to; all ranks take part."""
     examples = {split: answered(config, split) for split in splits}
+    asked = {split: exams.with_shots(config, examples[split], split) for split in splits}
     untrained = config.eval.untrained
     if untrained is None:
         untrained = config.model.init == "random" and weights is not None
@@ -97,7 +103,7 @@ def evaluate_splits(
     for system, source in sources.items():
         responder = build_responder(config, source)
         for split in splits:
-            texts = responder.answer(examples[split], f"{split} ({system})")
+            texts = exams.answer(config, responder, asked[split], f"{split} ({system})")
             scores[split][system] = score_answers(examples[split], texts, config.evaluate.protocol)
             if global_rank() == 0:
                 name = split if system == MODEL else f"{split}_{system}"
@@ -105,6 +111,8 @@ def evaluate_splits(
     if config.eval.trivial and global_rank() == 0:
         for split in splits:
             trained = f"{split.rpartition('/')[0]}/train" if config.data.mix else "train"
+            if not has_split(source_of_split(config.data, trained)[0], "train"):
+                continue  # the rules count training answers, and an exam such as C-Eval has none
             train = list(split_examples(config.data, trained, needs_response=True))
             scores[split][TRIVIAL] = trivial_scores(
                 train, examples[split], config.evaluate.protocol, config.seed
@@ -120,6 +128,7 @@ def answered(config: Config, split: str) -> list[Example]:
     """
     examples = read_split(config, split, config.eval.limit)
     refuse_withheld(examples, f"split {split}")
+    exams.refuse_other_data(config, examples, split)
     return examples
 
 
@@ -148,6 +157,8 @@ def record_scores(config: Config, folder: RunFolder, scores: Mapping[str, System
         title = f"{config.data.name}: {split}"
         console.print(scores_table(systems, title))
         rank_log.info("%s", scores_text(systems, title))
+        for note in dict.fromkeys(note for system in systems.values() for note in system.notes):
+            console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
         plot_scores(systems, folder.plots / f"scores_{split.replace('/', '_')}.png")
     score = scores[headline][MODEL].score
     merge_json(folder.result_file, {"status": "finished", "score": score})
