@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,6 +53,8 @@ class Scores:
     tasks: dict[str, TaskScore]
     headline: str | None = None
     """The one task that ``score`` repeats, where it is not the mean of all."""
+    source: Mapping[str, Any] | None = None
+    """Of a predictions file: its rows, and which of them have no record or no text."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values, in the shape of scores.json."""
@@ -62,6 +64,8 @@ class Scores:
         summary["official_score"] = self.official_score
         summary["official_error"] = self.official_error
         summary["robust_score"] = self.robust_score
+        if self.source is not None:
+            summary["source"] = dict(self.source)
         summary["tasks"] = {name: task.to_dict() for name, task in self.tasks.items()}
         return summary
 
