@@ -546,6 +546,15 @@ class EvaluateConfig:
     """File with the gold records. null: ``generate.split`` of ``data``."""
     protocol: str = choice("ccks2023", "chip2023")
     """PromptCBLUE's rules: CCKS-2023 (16 tasks) or CHIP-2023 (18 tasks)."""
+    worst_rows: int = 20
+    """Rows of each task that ``RUN_DIR/details`` shows with input, gold, prediction and what they were read
+    as, the worst first. 0: none."""
+    submission: bool = False
+    """Write ``RUN_DIR/submission/test_predictions.zip`` as the organisers of PromptCBLUE take it; the answers
+    of a test split, which cannot be scored, too."""
+    against: str | None = None
+    """A run folder, or a predictions file, with answers to the same records: PromptCBLUE's scores are
+    compared task by task, with bootstrap intervals."""
 
 
 @dataclass

@@ -63,7 +63,7 @@ READ_BY_TASK = {
         *("objective", "resume", "resume_allow", "model", "adapter", "quantization", *TEXT, "optim"),
         *("schedule", "loss", "strategy"),
         *("trainer", "logger", "callbacks", "launcher", "checkpoint", "eval", *SAMPLING),
-        "evaluate.protocol",
+        *("evaluate.protocol", "evaluate.worst_rows"),
     ),
     "prepare": (
         *("objective", *TEXT, "model.name", "model.path", "model.revision", "model.tokenizer"),
@@ -289,12 +289,19 @@ IDLE = (
         lambda config: "resume=never",
     ),
     Idle(
-        ("eval.limit", "eval.trivial", "eval.untrained", *SAMPLING, "evaluate.protocol"),
+        (
+            "eval.limit",
+            "eval.trivial",
+            "eval.untrained",
+            *SAMPLING,
+            "evaluate.protocol",
+            "evaluate.worst_rows",
+        ),
         lambda config: config.task == "train" and config.eval.after_fit is False,
         lambda config: "eval.after_fit=false",
     ),
     Idle(
-        (*SAMPLING, "evaluate.protocol", "eval"),
+        (*SAMPLING, "evaluate.protocol", "evaluate.worst_rows", "eval"),
         lambda config: config.task == "train" and not config.data.eval_splits,
         lambda config: "data.eval_splits=[]",
     ),

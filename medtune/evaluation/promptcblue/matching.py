@@ -23,6 +23,8 @@ class Matched:
     records: list[Mapping[str, Any]] = field(default_factory=list)
     """The rows as the official script would get them: one with nothing but a target is filled up from the
     record in its place."""
+    found: list[Mapping[str, Any] | None] = field(default_factory=list)
+    """Each reference's row."""
     rows: int = 0
     malformed: list[dict[str, Any]] = field(default_factory=list)
     """Rows without a text: their line, the reason, and whose place they have."""
@@ -86,7 +88,7 @@ def match(records: Sequence[Mapping[str, Any]], lines: Sequence[Line]) -> Matche
     to the record in their place among the rows, unless another row has its id.
     """
     rows = [line for line in lines if not line.is_blank]
-    matched = Matched([""] * len(records), rows=len(rows))
+    matched = Matched([""] * len(records), found=[None] * len(records), rows=len(rows))
     owners = _find_owners(records, rows, matched)
     for place, line in enumerate(rows):
         owner = owners.get(place)
@@ -97,7 +99,7 @@ def match(records: Sequence[Mapping[str, Any]], lines: Sequence[Line]) -> Matche
                 row["sample_id"] = name_record(records[owner], owner)
             matched.malformed.append(row)
         elif owner is not None and line.record is not None:
-            matched.texts[owner] = line.record["target"]
+            matched.texts[owner], matched.found[owner] = line.record["target"], line.record
         if line.record is not None:
             matched.records.append(_fill(line.record, records[place] if place < len(records) else {}))
     answered = set(owners.values())

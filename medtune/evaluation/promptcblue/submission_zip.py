@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from medtune.evaluation.promptcblue.post_process import read_answer
 from medtune.evaluation.promptcblue.protocols import Protocol
 from medtune.evaluation.promptcblue.records import find_task
 from medtune.evaluation.promptcblue.standalone import assemble_parser
+from medtune.runtime.record import json_line
 
 ZIP_NAME = "test_predictions.zip"
 PREDICTIONS_NAME, PARSER_NAME = "test_predictions.json", "post_generate_process.py"
@@ -25,7 +25,7 @@ def pack_submission(records: Sequence[Mapping[str, Any]], texts: Sequence[str], 
     """Returns the archive: the records in their order with each text as ``target``, and the parser."""
     rows = ({**record, "target": text} for record, text in zip(records, texts, strict=True))
     files = {
-        PREDICTIONS_NAME: "".join(f"{write_row(row)}\n" for row in rows),
+        PREDICTIONS_NAME: "".join(f"{json_line(row)}\n" for row in rows),
         PARSER_NAME: assemble_parser(protocol.name),
     }
     buffer = io.BytesIO()
@@ -35,16 +35,6 @@ def pack_submission(records: Sequence[Mapping[str, Any]], texts: Sequence[str], 
             entry.compress_type, entry.create_system, entry.external_attr = zipfile.ZIP_DEFLATED, 3, READABLE
             archive.writestr(entry, content.encode())
     return buffer.getvalue()
-
-
-def write_row(row: Mapping[str, Any]) -> str:
-    """Returns a row as JSON, with escapes where it holds what UTF-8 has not."""
-    line = json.dumps(row, ensure_ascii=False)
-    try:
-        line.encode()
-    except UnicodeEncodeError:
-        return json.dumps(row)
-    return line
 
 
 def find_fatal_rows(
