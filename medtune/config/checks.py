@@ -11,7 +11,7 @@ from medtune.config.load import show
 from medtune.config.measure_checks import measure_problems
 from medtune.config.model_checks import network_problems
 from medtune.config.nodes import node_problems
-from medtune.config.paths import path_problems
+from medtune.config.paths import path_problems, splits_answered
 from medtune.config.schema import GPU_ATTENTION, Config
 from medtune.config.suggest import did_you_mean, nearest, nearest_key
 from medtune.config.templates import template_problems
@@ -109,6 +109,7 @@ RANGES = (
     Range("checkpoint.keep_every_n_steps", 1),
     Range("eval.limit", 1),
     Range("evaluate.shots", 0),
+    Range("evaluate.worst_rows", 0),
     Range("generate.max_new_tokens", 1),
     Range("generate.batch_tokens", 1),
     Range("generate.temperature", 0),
@@ -263,6 +264,27 @@ def determinism_problems(config: Config) -> Iterator[str]:
         )
 
 
+def against_problems(config: Config) -> Iterator[str]:
+    """A run that is compared with itself."""
+    if config.evaluate.against is not None and config.evaluate.against == config.run_dir:
+        yield f"evaluate.against={config.evaluate.against} is run_dir too; name another run"
+
+
+def submission_problems(config: Config) -> Iterator[str]:
+    """A submission of several splits, or of a part of one."""
+    if config.task != "evaluate" or not config.evaluate.submission:
+        return
+    splits = splits_answered(config)
+    if len(splits) > 1:
+        yield f"evaluate.submission=true packs one split, not {', '.join(splits)}; set generate.split=NAME"
+    limits = {"data.max_examples": config.data.max_examples}
+    if not config.evaluate.predictions:
+        limits["eval.limit"] = config.eval.limit
+    for key, limit in limits.items():
+        if limit is not None:
+            yield f"evaluate.submission=true needs every row, but {key}={limit}; leave {key} out"
+
+
 RULES: tuple[Rule, ...] = (
     range_problems,
     batch_problems,
@@ -278,4 +300,6 @@ RULES: tuple[Rule, ...] = (
     determinism_problems,
     path_problems,
     node_problems,
+    submission_problems,
+    against_problems,
 )

@@ -18,6 +18,7 @@ PATH_KEYS = (
     "generate.output",
     "evaluate.predictions",
     "evaluate.references",
+    "evaluate.against",
     "export.output",
     "export.llama_cpp",
     "adapter.start",
@@ -102,6 +103,7 @@ def path_problems(config: Config) -> Iterator[str]:
         ("generate.input", "a file of prompts"),
         ("evaluate.predictions", "a predictions file"),
         ("evaluate.references", "a file of gold records"),
+        ("evaluate.against", "a run folder with predictions, or a predictions file"),
     ):
         path = value_of(config, key)
         if path and uses(config, key) and not Path(path).exists():
@@ -122,6 +124,7 @@ def uses(config: Config, key: str) -> bool:
         "generate.input": ("generate",),
         "evaluate.predictions": ("evaluate",),
         "evaluate.references": ("evaluate",),
+        "evaluate.against": ("evaluate",),
     }
     return config.task in readers[key]
 

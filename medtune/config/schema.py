@@ -557,6 +557,15 @@ class EvaluateConfig:
     """Exam questions with their answers in front of each question, as earlier turns."""
     shots_split: str | None = None
     """Split that they come from, the first of the same kind and subject. null: ``dev``, else ``train``."""
+    worst_rows: int = 20
+    """Rows of each task that ``RUN_DIR/details`` shows with input, gold, prediction and what they were read
+    as, the worst first. 0: none."""
+    submission: bool = False
+    """Write ``RUN_DIR/submission/test_predictions.zip`` as the organisers of PromptCBLUE take it; the answers
+    of a test split, which cannot be scored, too."""
+    against: str | None = None
+    """A run folder, or a predictions file, with answers to the same records: PromptCBLUE's scores are
+    compared task by task, with bootstrap intervals."""
 
 
 @dataclass

@@ -17,6 +17,7 @@ DECODING = (
     "generate.repetition_penalty",
 )
 SAMPLING = (*DECODING, "generate.batch_tokens")
+SCORING = ("evaluate.protocol", "evaluate.worst_rows")
 DEVICES = (
     "trainer.accelerator",
     "trainer.devices",
@@ -65,6 +66,7 @@ READ_BY_TASK = {
         *("schedule", "loss", "strategy"),
         *("trainer", "logger", "callbacks", "launcher", "checkpoint", "eval", *SAMPLING),
         *("evaluate.protocol", "evaluate.exam", "evaluate.shots", "evaluate.shots_split"),
+        "evaluate.worst_rows",
     ),
     "prepare": (
         *("objective", *TEXT, "model.name", "model.path", "model.revision", "model.tokenizer"),
@@ -292,12 +294,12 @@ IDLE = (
         lambda config: "resume=never",
     ),
     Idle(
-        ("eval.limit", "eval.trivial", "eval.untrained", *SAMPLING, "evaluate.protocol", *EXAMS),
+        ("eval.limit", "eval.trivial", "eval.untrained", *SAMPLING, *SCORING, *EXAMS),
         lambda config: config.task == "train" and config.eval.after_fit is False,
         lambda config: "eval.after_fit=false",
     ),
     Idle(
-        (*SAMPLING, "evaluate.protocol", "eval", *EXAMS),
+        (*SAMPLING, *SCORING, "eval", *EXAMS),
         lambda config: config.task == "train" and not config.data.eval_splits,
         lambda config: "data.eval_splits=[]",
     ),

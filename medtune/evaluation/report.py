@@ -149,7 +149,7 @@ def plot_scores(rows: Mapping[str, Scores], path: Path | str) -> Path:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     _draw_bars(axes, rows, tasks)
-    names = [*map(_make_ascii(tasks, "task"), tasks), name_summary(rows)]
+    names = [*map(make_ascii(tasks, "task"), tasks), name_summary(rows)]
     axes.set_xticks(range(groups), names)
     if groups > 7:
         axes.tick_params(axis="x", labelrotation=45)
@@ -166,7 +166,7 @@ def plot_scores(rows: Mapping[str, Scores], path: Path | str) -> Path:
 
 def _draw_bars(axes: Axes, rows: Mapping[str, Scores], tasks: Sequence[str]) -> None:
     width = 0.8 / len(rows)
-    label = _make_ascii(list(rows), "system")
+    label = make_ascii(list(rows), "system")
     for place, (name, scores) in enumerate(rows.items()):
         reached = [scores.tasks[task].score if task in scores.tasks else 0.0 for task in tasks]
         offset = (place - (len(rows) - 1) / 2) * width
@@ -174,7 +174,7 @@ def _draw_bars(axes: Axes, rows: Mapping[str, Scores], tasks: Sequence[str]) -> 
         axes.bar([group + offset for group in range(len(heights))], heights, width, label=label(name))
 
 
-def _make_ascii(names: Sequence[str], kind: str) -> Callable[[str], str]:
+def make_ascii(names: Sequence[str], kind: str) -> Callable[[str], str]:
     """Returns a function that shortens an ASCII name and numbers any other."""
     places = {name: f"{kind} {place}" for place, name in enumerate(names, start=1)}
     return lambda name: shorten_task(name) if name.isascii() else places[name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +59,8 @@ class Scores:
     """The one task that ``score`` repeats, where it is not the mean of all."""
     notes: tuple[str, ...] = ()
     """What a reader of the figures has to know: measures that are left out, texts that were cut."""
+    source: Mapping[str, Any] | None = None
+    """Of a predictions file: its rows, and which of them have no record or no text."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values, in the shape of scores.json."""
@@ -70,6 +72,8 @@ class Scores:
         summary["robust_score"] = self.robust_score
         if self.notes:
             summary["notes"] = list(self.notes)
+        if self.source is not None:
+            summary["source"] = dict(self.source)
         summary["tasks"] = {name: task.to_dict() for name, task in self.tasks.items()}
         return summary
 
