@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medtune.config.data_checks import data_problems
+from medtune.config.generate_checks import GENERATION_RULES
 from medtune.config.keys import schema_keys, section_names, value_of
 from medtune.config.load import show
 from medtune.config.measure_checks import measure_problems
@@ -116,6 +117,9 @@ RANGES = (
     Range("generate.top_p", 0, 1, above=True),
     Range("generate.top_k", 0),
     Range("generate.repetition_penalty", 0, above=True),
+    Range("generate.num_beams", 1),
+    Range("generate.length_penalty", -INFINITY, INFINITY, below=True),
+    Range("generate.merge_shards", 1),
     Range("launcher.master_port", 1, 65535),
 )
 
@@ -298,6 +302,7 @@ RULES: tuple[Rule, ...] = (
     allowance_problems,
     best_problems,
     determinism_problems,
+    *GENERATION_RULES,
     path_problems,
     node_problems,
     submission_problems,

@@ -535,6 +535,31 @@ class GenerateConfig:
     """Sampling: only the k likeliest tokens. 0: all."""
     repetition_penalty: float = 1.0
     """Divides the logits of tokens that occurred before (arXiv:1909.05858). 1: off."""
+    num_beams: int = 1
+    """Beams of a beam search, which takes transformers' own; 1: greedy or sampled. Batches hold so many times
+    fewer prompts."""
+    length_penalty: float = 1.0
+    """Beam search: a finished beam's log-probability is divided by its length to this power; above 1 prefers
+    longer answers."""
+    stop: list[Any] = field(default_factory=list)
+    """Further control tokens, by name or id, that end an answer, beside the template's and the EOS:
+    ``['<|im_end|>',195]``."""
+    choices: bool = False
+    """Rows of PromptCBLUE's classification tasks are answered with one of their ``answer_choices``, or
+    非上述类型 where that may be right, exactly. The official protocol is free text."""
+    overlong: str = choice("middle", "error")
+    """A prompt that leaves no room for its answer in the model's context: ``middle`` cuts its text in the
+    middle, and says so; ``error`` refuses the run. See docs/generation.md."""
+    engine: str = choice("transformers", "continuous", "vllm")
+    """``transformers``: medtune's own batches; ``continuous``: transformers' continuous batching, on a GPU;
+    ``vllm``: the package vllm, on an exported model."""
+    vllm: dict[str, Any] = field(default_factory=dict)
+    """engine=vllm: further arguments of vllm.LLM, such as ``{gpu_memory_utilization: 0.8}``."""
+    shard: str | None = None
+    """``i/n``: answer every n-th row from the i-th on, into a part beside ``generate.output``; n processes,
+    on one machine or many, answer all. The last to finish puts the parts together."""
+    merge_shards: int | None = None
+    """Answer nothing; put the parts of so many shards together into ``generate.output``."""
 
 
 @dataclass

@@ -15,8 +15,11 @@ DECODING = (
     "generate.top_p",
     "generate.top_k",
     "generate.repetition_penalty",
+    "generate.stop",
 )
 SAMPLING = (*DECODING, "generate.batch_tokens")
+BEAMS = ("generate.num_beams", "generate.length_penalty")
+ANSWERS = (*SAMPLING, *BEAMS, "generate.choices", "generate.overlong", "generate.engine", "generate.vllm")
 SCORING = ("evaluate.protocol", "evaluate.worst_rows")
 DEVICES = (
     "trainer.accelerator",
@@ -64,9 +67,7 @@ READ_BY_TASK = {
     "train": (
         *("objective", "resume", "resume_allow", "model", "adapter", "quantization", *TEXT, "optim"),
         *("schedule", "loss", "strategy"),
-        *("trainer", "logger", "callbacks", "launcher", "checkpoint", "eval", *SAMPLING),
-        *("evaluate.protocol", "evaluate.exam", "evaluate.shots", "evaluate.shots_split"),
-        "evaluate.worst_rows",
+        *("trainer", "logger", "callbacks", "launcher", "checkpoint", "eval", *ANSWERS, *SCORING, *EXAMS),
     ),
     "prepare": (
         *("objective", *TEXT, "model.name", "model.path", "model.revision", "model.tokenizer"),
@@ -74,7 +75,7 @@ READ_BY_TASK = {
     ),
     "generate": (*MODEL, *TEXT, *DEVICES, "launcher", "generate"),
     "evaluate": (
-        *(*MODEL, *TEXT, *DEVICES, "launcher", "generate.split", *SAMPLING, "evaluate", "eval", "objective"),
+        *(*MODEL, *TEXT, *DEVICES, "launcher", "generate.split", *ANSWERS, "evaluate", "eval", "objective"),
     ),
     "export": (*MODEL, "template", "objective", "export", "trainer.accelerator", "trainer.precision"),
     "chat": (*MODEL, "template", *DECODING, "trainer.accelerator", "trainer.precision"),
@@ -264,6 +265,26 @@ IDLE = (
         lambda config: "generate.temperature=0",
     ),
     Idle(
+        ("generate.length_penalty",),
+        lambda config: config.generate.num_beams == 1,
+        lambda config: "generate.num_beams=1",
+    ),
+    Idle(
+        ("generate.vllm",),
+        lambda config: config.generate.engine != "vllm",
+        lambda config: f"generate.engine={config.generate.engine}",
+    ),
+    Idle(
+        ("generate.batch_tokens",),
+        lambda config: config.generate.engine != "transformers",
+        lambda config: f"generate.engine={config.generate.engine} (it fills its batches itself)",
+    ),
+    Idle(
+        (*MODEL, *TEXT, *DEVICES, "generate.split", "generate.input", *ANSWERS),
+        lambda config: config.task == "generate" and config.generate.merge_shards is not None,
+        lambda config: "generate.merge_shards",
+    ),
+    Idle(
         ("generate.split",),
         lambda config: config.generate.input is not None and config.task == "generate",
         lambda config: "generate.input",
@@ -294,17 +315,17 @@ IDLE = (
         lambda config: "resume=never",
     ),
     Idle(
-        ("eval.limit", "eval.trivial", "eval.untrained", *SAMPLING, *SCORING, *EXAMS),
+        ("eval.limit", "eval.trivial", "eval.untrained", *ANSWERS, *SCORING, *EXAMS),
         lambda config: config.task == "train" and config.eval.after_fit is False,
         lambda config: "eval.after_fit=false",
     ),
     Idle(
-        (*SAMPLING, *SCORING, "eval", *EXAMS),
+        (*ANSWERS, *SCORING, "eval", *EXAMS),
         lambda config: config.task == "train" and not config.data.eval_splits,
         lambda config: "data.eval_splits=[]",
     ),
     Idle(
-        (*MODEL, "template", *DEVICES, "launcher", *SAMPLING, "eval"),
+        (*MODEL, "template", *DEVICES, "launcher", *ANSWERS, "eval"),
         lambda config: config.task == "evaluate" and config.evaluate.predictions is not None,
         lambda config: "evaluate.predictions",
     ),
@@ -379,7 +400,7 @@ IDLE = (
     ),
     Idle(
         (
-            *(*SAMPLING, "eval", "evaluate.protocol", "evaluate.references", "data.global_batch_tokens"),
+            *(*ANSWERS, "eval", *SCORING, "evaluate.references", "data.global_batch_tokens"),
             *("data.num_workers", "data.dedup", "data.dedup_threshold", "data.contamination"),
             *("data.mix_by", "data.mix_temperature", "data.mix_stop", "data.max_tokens", *EXAMS),
         ),
