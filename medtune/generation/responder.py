@@ -27,6 +27,8 @@ from medtune.runtime.record import write_jsonl
 
 log = logging.getLogger(__name__)
 
+SHARE_OF_FIRST_ESTIMATE = 0.05
+
 
 @dataclass
 class Responder:
@@ -47,7 +49,16 @@ class Responder:
         prompts = self.template.prompts_ids([open_turns(example) for example in examples])
         share = prompts[global_rank() :: world_size()]
         with progress(f"answering {what}", unit="prompts", total=len(share)) as advance:
-            answers = self.engine.generate(share, self.settings, lambda _row, _ids: advance(1))
+            room = self.settings.max_new_tokens
+            amounts = [len(prompt) + room for prompt in share]
+            done = 0
+
+            def tell(row: int, _ids: list[int]) -> None:
+                nonlocal done
+                done += amounts[row]
+                advance(1, share=settled_share(done, sum(amounts)))
+
+            answers = self.engine.generate(share, self.settings, tell)
         texts = [
             str(
                 self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -55,6 +66,16 @@ class Responder:
             for ids in answers
         ]
         return interleave(gather(texts))
+
+
+def settled_share(done: int, amount: int) -> float:
+    """The share of the work that is done, in tokens; 0 while it tells nothing of how long the rest takes.
+
+    Longer prompts come first, and fewer of them fit into a batch: by their number alone the end would seem
+    far off. And of the first batch, all was begun when its first answer is complete.
+    """
+    share = done / amount
+    return share if share >= SHARE_OF_FIRST_ESTIMATE else 0.0
 
 
 def build_responder(config: Config, weights: str | None = None) -> Responder:
