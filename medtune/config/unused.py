@@ -72,7 +72,8 @@ READ_BY_TASK = {
     "generate": (*MODEL, *TEXT, *DEVICES, "launcher", "generate"),
     "evaluate": (*MODEL, *TEXT, *DEVICES, "launcher", "generate.split", *SAMPLING, "evaluate", "eval"),
     "export": (*MODEL, "template", "objective", "export", "trainer.accelerator", "trainer.precision"),
-    "chat": (*MODEL, "template", *DECODING, "trainer.accelerator", "trainer.precision"),
+    "chat": (*MODEL, "template", *DECODING, "trainer.accelerator", "trainer.precision", "chat"),
+    "serve": (*MODEL, "template", *DECODING, "trainer.accelerator", "trainer.precision", "serve"),
 }
 # What a config.json says of a network.
 NETWORK_KEYS = (
