@@ -83,12 +83,16 @@ async def send(url: str, data: bytes) -> Reply:
     """Sends bytes to the server and reads the head of what it answers."""
     place = urlsplit(url)
     reader, writer = await asyncio.open_connection(place.hostname, place.port)
-    writer.write(data)
-    status = int((await reader.readline()).split()[1])
-    headers = {}
-    while line := (await reader.readline()).strip():
-        name, _, value = line.decode("latin-1").partition(":")
-        headers[name.lower()] = value.strip()
+    try:
+        writer.write(data)
+        status = int((await reader.readline()).split()[1])
+        headers = {}
+        while line := (await reader.readline()).strip():
+            name, _, value = line.decode("latin-1").partition(":")
+            headers[name.lower()] = value.strip()
+    except BaseException:  # a client that is cancelled hangs up
+        writer.transport.abort()
+        raise
     return Reply(status, headers, reader, writer)
 
 
@@ -186,7 +190,7 @@ def hostile_requests(model: str, too_long: str, most_bytes: int) -> list[tuple[s
         (CHAT, b"{", 400),
         (CHAT, b"[1]", 400),
         (CHAT, b"\xff\xfe", 400),
-        (CHAT, b"[" * 50_000, 400),
+        (CHAT, b"[" * 15_000, 400),
         (CHAT, b'{"messages":' * 2000, 400),
         (CHAT, chat(temperature="TOO").replace(b'"TOO"', b"NaN"), 400),
         (CHAT, chat(temperature=1).replace(b": 1}", b": 1e999}"), 422),

@@ -231,6 +231,10 @@ class Batcher:
             decoding = Decoding(self.engine.model, [job.request for job in jobs], self.engine.pad_id)
             tokens = decoding.step()
         except Exception:  # of the model: whatever it is, the server lives on
+            if len(jobs) > 1:  # each for itself, so that one's prompt costs no other's answer
+                for job in jobs:
+                    self._start([job], events)
+                return
             self._fail(jobs, events, "reading a prompt")
             return
         self.counts.prompt_tokens += sum(len(job.request.prompt) for job in jobs)
