@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medtune.config.data_checks import data_problems
+from medtune.config.generate_checks import GENERATION_RULES
 from medtune.config.keys import schema_keys, section_names, value_of
 from medtune.config.load import show
+from medtune.config.measure_checks import measure_problems
 from medtune.config.model_checks import network_problems
 from medtune.config.nodes import node_problems
-from medtune.config.paths import path_problems
+from medtune.config.paths import path_problems, splits_answered
 from medtune.config.schema import GPU_ATTENTION, Config
 from medtune.config.serve_checks import serve_problems
 from medtune.config.suggest import did_you_mean, nearest, nearest_key
@@ -108,12 +110,17 @@ RANGES = (
     Range("checkpoint.keep_best", 0),
     Range("checkpoint.keep_every_n_steps", 1),
     Range("eval.limit", 1),
+    Range("evaluate.shots", 0),
+    Range("evaluate.worst_rows", 0),
     Range("generate.max_new_tokens", 1),
     Range("generate.batch_tokens", 1),
     Range("generate.temperature", 0),
     Range("generate.top_p", 0, 1, above=True),
     Range("generate.top_k", 0),
     Range("generate.repetition_penalty", 0, above=True),
+    Range("generate.num_beams", 1),
+    Range("generate.length_penalty", -INFINITY, INFINITY, below=True),
+    Range("generate.merge_shards", 1),
     Range("launcher.master_port", 1, 65535),
     Range("serve.port", 0, 65535),
     Range("serve.max_batch_rows", 1),
@@ -272,11 +279,33 @@ def determinism_problems(config: Config) -> Iterator[str]:
         )
 
 
+def against_problems(config: Config) -> Iterator[str]:
+    """A run that is compared with itself."""
+    if config.evaluate.against is not None and config.evaluate.against == config.run_dir:
+        yield f"evaluate.against={config.evaluate.against} is run_dir too; name another run"
+
+
+def submission_problems(config: Config) -> Iterator[str]:
+    """A submission of several splits, or of a part of one."""
+    if config.task != "evaluate" or not config.evaluate.submission:
+        return
+    splits = splits_answered(config)
+    if len(splits) > 1:
+        yield f"evaluate.submission=true packs one split, not {', '.join(splits)}; set generate.split=NAME"
+    limits = {"data.max_examples": config.data.max_examples}
+    if not config.evaluate.predictions:
+        limits["eval.limit"] = config.eval.limit
+    for key, limit in limits.items():
+        if limit is not None:
+            yield f"evaluate.submission=true needs every row, but {key}={limit}; leave {key} out"
+
+
 RULES: tuple[Rule, ...] = (
     range_problems,
     batch_problems,
     node_count_problems,
     data_problems,
+    measure_problems,
     network_problems,
     export_problems,
     template_rules,
@@ -284,7 +313,10 @@ RULES: tuple[Rule, ...] = (
     allowance_problems,
     best_problems,
     determinism_problems,
+    *GENERATION_RULES,
     path_problems,
     node_problems,
+    submission_problems,
+    against_problems,
     serve_problems,
 )

@@ -14,7 +14,8 @@ from medtune.runtime.record import read_json
 
 # What the weights were trained with, and what using them therefore needs.
 # The seed draws the base under an adapter when model.init=random.
-SECTIONS_OF_WEIGHTS = ("model", "adapter", "quantization", "template", "data", "seed")
+# What was learned of dialogues is what their perplexity is of.
+SECTIONS_OF_WEIGHTS = ("model", "adapter", "quantization", "template", "data", "seed", "objective")
 TASKS_ON_WEIGHTS = ("generate", "evaluate", "export", "chat", "serve")
 RUN_RECORD = "config.yaml"
 EXPORT_RECORD = "medtune.json"

@@ -220,11 +220,12 @@ class SourceConfig:
     """SHA-1 of a split's file, as a registry gives it."""
     verify: bool = True
     """Compare files with ``sha1``; a difference is an error."""
-    format: str = choice("auto", "promptcblue", "pair", "alpaca", "messages", "preference", "text")
+    format: str = choice("auto", "promptcblue", "pair", "alpaca", "messages", "preference", "text", "exam")
     """``promptcblue``: input/target records; ``pair``: any column names; ``alpaca``:
     instruction/input/output/history; ``messages``: turns as OpenAI or ShareGPT spell them; ``preference``:
     a chosen and a rejected response (sft learns the chosen); ``text``: a document per line (.txt) or per
-    record. ``auto``: told from the first record."""
+    record; ``exam``: multiple-choice questions as CMB, CMExam and C-Eval are released. ``auto``: told from
+    the first record."""
     splits: dict[str, str] = field(default_factory=dict)
     """Split name to file, folder or pattern (``*.jsonl``) in ``dir``. ``train`` is learned, ``validation``
     watched. Files may be txt, json, jsonl, csv, tsv or parquet, packed with gz, xz or zst."""
@@ -534,6 +535,31 @@ class GenerateConfig:
     """Sampling: only the k likeliest tokens. 0: all."""
     repetition_penalty: float = 1.0
     """Divides the logits of tokens that occurred before (arXiv:1909.05858). 1: off."""
+    num_beams: int = 1
+    """Beams of a beam search, which takes transformers' own; 1: greedy or sampled. Batches hold so many times
+    fewer prompts."""
+    length_penalty: float = 1.0
+    """Beam search: a finished beam's log-probability is divided by its length to this power; above 1 prefers
+    longer answers."""
+    stop: list[Any] = field(default_factory=list)
+    """Further control tokens, by name or id, that end an answer, beside the template's and the EOS:
+    ``['<|im_end|>',195]``."""
+    choices: bool = False
+    """Rows of PromptCBLUE's classification tasks are answered with one of their ``answer_choices``, or
+    非上述类型 where that may be right, exactly. The official protocol is free text."""
+    overlong: str = choice("middle", "error")
+    """A prompt that leaves no room for its answer in the model's context: ``middle`` cuts its text in the
+    middle, and says so; ``error`` refuses the run. See docs/generation.md."""
+    engine: str = choice("transformers", "continuous", "vllm")
+    """``transformers``: medtune's own batches; ``continuous``: transformers' continuous batching, on a GPU;
+    ``vllm``: the package vllm, on an exported model."""
+    vllm: dict[str, Any] = field(default_factory=dict)
+    """engine=vllm: further arguments of vllm.LLM, such as ``{gpu_memory_utilization: 0.8}``."""
+    shard: str | None = None
+    """``i/n``: answer every n-th row from the i-th on, into a part beside ``generate.output``; n processes,
+    on one machine or many, answer all. The last to finish puts the parts together."""
+    merge_shards: int | None = None
+    """Answer nothing; put the parts of so many shards together into ``generate.output``."""
 
 
 @dataclass
@@ -546,6 +572,25 @@ class EvaluateConfig:
     """File with the gold records. null: ``generate.split`` of ``data``."""
     protocol: str = choice("ccks2023", "chip2023")
     """PromptCBLUE's rules: CCKS-2023 (16 tasks) or CHIP-2023 (18 tasks)."""
+    perplexity: bool = False
+    """Instead of answers: loss, perplexity and bits per character of each source of a split. null as
+    ``generate.split``: ``validation``, also where it is held out, else ``data.eval_splits``."""
+    exam: str = choice("generate", "likelihood")
+    """How a multiple-choice exam is taken: ``generate``: letters read from the generated answer;
+    ``likelihood``: the letters that the model finds likeliest."""
+    shots: int = 0
+    """Exam questions with their answers in front of each question, as earlier turns."""
+    shots_split: str | None = None
+    """Split that they come from, the first of the same kind and subject. null: ``dev``, else ``train``."""
+    worst_rows: int = 20
+    """Rows of each task that ``RUN_DIR/details`` shows with input, gold, prediction and what they were read
+    as, the worst first. 0: none."""
+    submission: bool = False
+    """Write ``RUN_DIR/submission/test_predictions.zip`` as the organisers of PromptCBLUE take it; the answers
+    of a test split, which cannot be scored, too."""
+    against: str | None = None
+    """A run folder, or a predictions file, with answers to the same records: PromptCBLUE's scores are
+    compared task by task, with bootstrap intervals."""
 
 
 @dataclass

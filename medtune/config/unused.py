@@ -15,8 +15,12 @@ DECODING = (
     "generate.top_p",
     "generate.top_k",
     "generate.repetition_penalty",
+    "generate.stop",
 )
 SAMPLING = (*DECODING, "generate.batch_tokens")
+BEAMS = ("generate.num_beams", "generate.length_penalty")
+ANSWERS = (*SAMPLING, *BEAMS, "generate.choices", "generate.overlong", "generate.engine", "generate.vllm")
+SCORING = ("evaluate.protocol", "evaluate.worst_rows")
 DEVICES = (
     "trainer.accelerator",
     "trainer.devices",
@@ -40,6 +44,7 @@ ROWS = (
     *("data.dedup", "data.dedup_threshold", "data.contamination", "data.mix_by", "data.mix_temperature"),
     *("data.mix_stop",),
 )
+EXAMS = ("evaluate.exam", "evaluate.shots", "evaluate.shots_split")
 # Keys that describe one data set, and therefore nothing in a mix.
 OF_ONE_SOURCE = (
     *("data.dir", "data.origin", "data.hub", "data.subset", "data.revision", "data.folder", "data.streaming"),
@@ -62,15 +67,16 @@ READ_BY_TASK = {
     "train": (
         *("objective", "resume", "resume_allow", "model", "adapter", "quantization", *TEXT, "optim"),
         *("schedule", "loss", "strategy"),
-        *("trainer", "logger", "callbacks", "launcher", "checkpoint", "eval", *SAMPLING),
-        "evaluate.protocol",
+        *("trainer", "logger", "callbacks", "launcher", "checkpoint", "eval", *ANSWERS, *SCORING, *EXAMS),
     ),
     "prepare": (
         *("objective", *TEXT, "model.name", "model.path", "model.revision", "model.tokenizer"),
         *("model.model_type", "model.init", "trainer.accelerator", "trainer.max_steps", "trainer.devices"),
     ),
     "generate": (*MODEL, *TEXT, *DEVICES, "launcher", "generate"),
-    "evaluate": (*MODEL, *TEXT, *DEVICES, "launcher", "generate.split", *SAMPLING, "evaluate", "eval"),
+    "evaluate": (
+        *(*MODEL, *TEXT, *DEVICES, "launcher", "generate.split", *ANSWERS, "evaluate", "eval", "objective"),
+    ),
     "export": (*MODEL, "template", "objective", "export", "trainer.accelerator", "trainer.precision"),
     "chat": (*MODEL, "template", *DECODING, "trainer.accelerator", "trainer.precision", "chat"),
     "serve": (*MODEL, "template", *DECODING, "trainer.accelerator", "trainer.precision", "serve"),
@@ -260,6 +266,26 @@ IDLE = (
         lambda config: "generate.temperature=0",
     ),
     Idle(
+        ("generate.length_penalty",),
+        lambda config: config.generate.num_beams == 1,
+        lambda config: "generate.num_beams=1",
+    ),
+    Idle(
+        ("generate.vllm",),
+        lambda config: config.generate.engine != "vllm",
+        lambda config: f"generate.engine={config.generate.engine}",
+    ),
+    Idle(
+        ("generate.batch_tokens",),
+        lambda config: config.generate.engine != "transformers",
+        lambda config: f"generate.engine={config.generate.engine} (it fills its batches itself)",
+    ),
+    Idle(
+        (*MODEL, *TEXT, *DEVICES, "generate.split", "generate.input", *ANSWERS),
+        lambda config: config.task == "generate" and config.generate.merge_shards is not None,
+        lambda config: "generate.merge_shards",
+    ),
+    Idle(
         ("generate.split",),
         lambda config: config.generate.input is not None and config.task == "generate",
         lambda config: "generate.input",
@@ -290,17 +316,17 @@ IDLE = (
         lambda config: "resume=never",
     ),
     Idle(
-        ("eval.limit", "eval.trivial", "eval.untrained", *SAMPLING, "evaluate.protocol"),
+        ("eval.limit", "eval.trivial", "eval.untrained", *ANSWERS, *SCORING, *EXAMS),
         lambda config: config.task == "train" and config.eval.after_fit is False,
         lambda config: "eval.after_fit=false",
     ),
     Idle(
-        (*SAMPLING, "evaluate.protocol", "eval"),
+        (*ANSWERS, *SCORING, "eval", *EXAMS),
         lambda config: config.task == "train" and not config.data.eval_splits,
         lambda config: "data.eval_splits=[]",
     ),
     Idle(
-        (*MODEL, "template", *DEVICES, "launcher", *SAMPLING, "eval"),
+        (*MODEL, "template", *DEVICES, "launcher", *ANSWERS, "eval"),
         lambda config: config.task == "evaluate" and config.evaluate.predictions is not None,
         lambda config: "evaluate.predictions",
     ),
@@ -365,8 +391,46 @@ IDLE = (
     ),
     Idle(
         ROWS,
-        lambda config: config.task in ("generate", "evaluate"),
+        lambda config: config.task == "generate" or (config.task == "evaluate" and not measured(config)),
         lambda config: f"task={config.task}",
+    ),
+    Idle(
+        ("objective",),
+        lambda config: config.task == "evaluate" and not measured(config),
+        lambda config: "evaluate.perplexity=false",
+    ),
+    Idle(
+        (
+            *(*ANSWERS, "eval", *SCORING, "evaluate.references", "data.global_batch_tokens"),
+            *("data.num_workers", "data.dedup", "data.dedup_threshold", "data.contamination"),
+            *("data.mix_by", "data.mix_temperature", "data.mix_stop", "data.max_tokens", *EXAMS),
+        ),
+        lambda config: measured(config),
+        lambda config: "evaluate.perplexity=true",
+    ),
+    Idle(
+        EXAMS,
+        lambda config: not config.data.mix and config.data.format not in ("auto", "exam"),
+        lambda config: f"data.format={config.data.format}",
+    ),
+    Idle(
+        (*DECODING,),
+        lambda config: (
+            config.task in ("train", "evaluate")
+            and config.data.format == "exam"
+            and config.evaluate.exam == "likelihood"
+        ),
+        lambda config: "evaluate.exam=likelihood",
+    ),
+    Idle(
+        ("evaluate.protocol",),
+        lambda config: config.data.format == "exam" and not config.data.mix,
+        lambda config: "data.format=exam",
+    ),
+    Idle(
+        EXAMS,
+        lambda config: config.task == "evaluate" and config.evaluate.predictions is not None,
+        lambda config: "evaluate.predictions",
     ),
     Idle(
         ("export.llama_cpp",),
@@ -379,6 +443,11 @@ IDLE = (
         lambda config: "task=evaluate",
     ),
 )
+
+
+def measured(config: Config) -> bool:
+    """Whether texts are measured in place of answering prompts."""
+    return config.task == "evaluate" and config.evaluate.perplexity
 
 
 def what_weights_hold(config: Config) -> str | None:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
-from transformers.cache_utils import DynamicLayer
 
+from medtune.generation.cache import holds_all_columns, keep_rows, roomy_cache
+from medtune.generation.choices import Node
 from medtune.generation.sampling import draw_uniforms, penalise_repetition, sample
 from medtune.generation.settings import SamplingSettings
 
@@ -30,19 +31,34 @@ class Request:
     settings: SamplingSettings
     seed: int
     """Of this prompt alone; a greedy answer needs none."""
+    choices: Node | None = None
+    """Where the trie of all that may be answered begins; None: anything may."""
 
 
 class _Row:
-    """A request in the batch, with its random numbers."""
+    """A request in the batch, with its random numbers and its place among the choices."""
 
     def __init__(self, request: Request) -> None:
         self.settings = request.settings
         self.length = len(request.prompt)  # tokens that are in the mask
         self.steps = 0
+        self.choices = request.choices  # the place in the trie, after the tokens so far
         self.uniforms: list[float] = []
         if not request.settings.is_greedy:
             [drawn] = draw_uniforms([request.seed], request.settings.max_new_tokens).tolist()
             self.uniforms = drawn
+
+    @property
+    def uniform(self) -> float:
+        """The random number of the next token; of a row that has ended, any."""
+        return self.uniforms[min(self.steps, len(self.uniforms) - 1)]
+
+    def take(self, token: int) -> None:
+        """Goes on behind ``token``."""
+        self.steps += 1
+        self.length += 1
+        if self.choices is not None:
+            self.choices = self.choices.following.get(token)
 
 
 class Decoding:
@@ -70,7 +86,7 @@ class Decoding:
         self.input_ids = torch.tensor(padded, device=model.device)
         self.mask = torch.tensor(mask, device=model.device)
         self.positions = (self.mask.cumsum(-1) - 1).clamp_(min=0)
-        self.cache: Any = None
+        self.cache: Any = roomy_cache(model.config)
         self.seen: Tensor | None = None  # [B, V], where a row has a repetition penalty
         self._rule = _Rule(self.rows, model.device)
 
@@ -87,10 +103,15 @@ class Decoding:
             self.input_ids = tokens[:, None]
             self.positions = self.positions[:, -1:] + 1
             self.mask = pad(self.mask, (0, 1), value=1)
-            for row in self.rows:
-                row.steps += 1
-                row.length += 1
-            return tokens.tolist()
+            chosen: list[int] = tokens.tolist()
+            for row, token in zip(self.rows, chosen, strict=True):
+                row.take(token)
+            return chosen
+
+    def is_settled(self, place: int) -> bool:
+        """Whether a row has come to the end of a choice that no other goes on from."""
+        node = self.rows[place].choices
+        return node is not None and node.is_last
 
     def keep(self, places: Sequence[int]) -> None:
         """Lets all rows but these leave the batch."""
@@ -100,19 +121,18 @@ class Decoding:
             return
         with torch.inference_mode():
             chosen = torch.tensor(places, device=self.input_ids.device)
-            self.cache.batch_select_indices(chosen)
-            self.input_ids, self.mask = self.input_ids[chosen], self.mask[chosen]
+            # Columns that are padding in all of them go too.
+            less = self.mask.shape[1] - max(row.length for row in self.rows) if self.can_join else 0
+            keep_rows(self.cache, chosen, less)
+            self.input_ids, self.mask = self.input_ids[chosen], self.mask[chosen, less:]
             self.positions = self.positions[chosen]
             self.seen = None if self.seen is None else self.seen[chosen]
             self._rule = _Rule(self.rows, self.input_ids.device)
-            if self.can_join:
-                self._trim(max(row.length for row in self.rows))
 
     @property
     def can_join(self) -> bool:
         """Whether the cache is one that other rows can enter: every layer holds all columns."""
-        layers = getattr(self.cache, "layers", ())
-        return len(layers) > 0 and all(type(layer) is DynamicLayer for layer in layers)
+        return bool(self.rows) and self.rows[0].steps > 0 and holds_all_columns(self.cache)
 
     def join(self, other: "Decoding") -> None:
         """Takes in the rows of ``other``, behind the own ones; ``other`` is used up.
@@ -153,13 +173,6 @@ class Decoding:
             self.mask = pad(self.mask, (more, 0))
             for layer in self.cache.layers:
                 layer.keys, layer.values = (pad(part, (0, 0, more, 0)) for part in (layer.keys, layer.values))
-
-    def _trim(self, width: int) -> None:
-        """Cuts columns that are padding in every row."""
-        if less := self.mask.shape[1] - width:
-            self.mask = self.mask[:, less:]
-            for layer in self.cache.layers:
-                layer.keys, layer.values = layer.keys[..., less:, :], layer.values[..., less:, :]
 
     def _forward(self) -> Tensor:
         """Logits [B, V] after the last token of every row."""
@@ -212,14 +225,29 @@ class _Rule:
             for settings, places in groups.items()
             if not settings.is_greedy
         ]
+        self.closed = [(place, row) for place, row in enumerate(rows) if row.choices is not None]
 
     def choose(self, logits: Tensor) -> Tensor:
         """A token [B] of each row's logits [B, V]."""
+        if self.closed:
+            logits = self._only_allowed(logits)
         tokens = logits.argmax(-1)
         for places, rows, settings in self.sampled:
-            uniforms = torch.tensor([row.uniforms[row.steps] for row in rows], dtype=torch.float64)
+            uniforms = torch.tensor([row.uniform for row in rows], dtype=torch.float64)
             tokens[places] = sample(logits[places], uniforms.to(logits.device), settings)
         return tokens
+
+    def _only_allowed(self, logits: Tensor) -> Tensor:
+        """The logits without what no choice goes on with; rows without choices keep theirs."""
+        logits = logits.clone()
+        for place, row in self.closed:
+            if row.choices is None:  # the row has ended
+                continue
+            allowed = torch.tensor(list(row.choices.following), device=logits.device)
+            kept = logits[place, allowed]
+            logits[place] = -torch.inf
+            logits[place, allowed] = kept
+        return logits
 
 
 def _forward_arguments(model: "PreTrainedModel | PeftModel") -> frozenset[str]:

@@ -3,11 +3,14 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from medtune.generation.beams import beam_batches, search
+from medtune.generation.choices import Choices
 from medtune.generation.decoding import Decoding, Request
 from medtune.generation.sampling import prompt_seeds
 from medtune.generation.settings import SamplingSettings
@@ -19,6 +22,8 @@ if TYPE_CHECKING:  # peft costs seconds to import
 
 logger = logging.getLogger(__name__)
 
+SHARE_OF_ENDED = 1 / 8  # of a batch, from which they leave it
+
 OnDone = Callable[[int, list[int]], None]
 
 
@@ -27,9 +32,17 @@ class Engine(Protocol):
 
     context: int | None
     """Most tokens of a prompt and its answer; None: the model does not say."""
+    stop_ids: frozenset[int]
+    """Tokens that end an answer."""
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], settings: SamplingSettings, on_done: OnDone | None = None
+        self,
+        prompts: Sequence[Sequence[int]],
+        settings: SamplingSettings,
+        on_done: OnDone | None = None,
+        *,
+        seeds: Sequence[int] | None = None,
+        choices: Sequence[Choices | None] | None = None,
     ) -> list[list[int]]:
         """The answer to each prompt, in the order of the prompts, without the stop token.
 
@@ -37,6 +50,8 @@ class Engine(Protocol):
             prompts: Token ids, special tokens included.
             settings: The decoding rule.
             on_done: Called with the prompt's number and its answer, as soon as the answer is complete.
+            seeds: One for each prompt where they are a part of more; see :func:`prompt_seeds`.
+            choices: All that may be answered, for each prompt; None: anything.
 
         Raises:
             ValueError: A prompt is empty, or leaves no room for an answer in the model's context.
@@ -64,7 +79,8 @@ class TransformersEngine:
         self.stop_ids = frozenset(stop_ids)
         self.pad_id = pad_id
         self.virtual = list(virtual_ids(model))  # in front of each prompt; most models have none
-        self.context = context_length(model.config.get_text_config(decoder=True))
+        context = context_length(model.config.get_text_config(decoder=True))
+        self.context = context if context is None else context - len(self.virtual)
 
     @classmethod
     def from_tokenizer(
@@ -78,25 +94,39 @@ class TransformersEngine:
         return cls(model, [*eos, *stop_ids], pad_id=tokenizer.pad_token_id or 0)
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], settings: SamplingSettings, on_done: OnDone | None = None
+        self,
+        prompts: Sequence[Sequence[int]],
+        settings: SamplingSettings,
+        on_done: OnDone | None = None,
+        *,
+        seeds: Sequence[int] | None = None,
+        choices: Sequence[Choices | None] | None = None,
     ) -> list[list[int]]:
         """See :meth:`Engine.generate`."""
-        seeds = prompt_seeds(prompts, settings.seed)
-        prompts = self._with_virtual(prompts)
-        limits = self._answer_limits(prompts, settings)
+        choices = choices or [None] * len(prompts)
+        limits = answer_limits(prompts, settings, self.context, choices)
+        seeds = seeds or prompt_seeds(prompts, settings.seed)
+        requests = [
+            Request(self._with_virtual(prompt), rule, seed, closed.root if closed else None)
+            for prompt, rule, seed, closed in zip(
+                prompts, rules(settings, limits, choices), seeds, choices, strict=True
+            )
+        ]
         answers: list[list[int]] = [[] for _ in prompts]
         with eval_mode(self.model):
-            for rows in length_sorted_batches([len(p) for p in prompts], limits, settings.batch_tokens):
-                requests = [Request(prompts[row], settings, seeds[row]) for row in rows]
-                decoding = Decoding(self.model, requests, self.pad_id)
-                self._finish(decoding, rows, limits, answers, on_done)
+            if settings.num_beams > 1:
+                self._search(requests, limits, settings, answers, on_done)
+            else:
+                self._decode(requests, limits, settings, answers, on_done)
         return answers
 
     def stream(self, prompt: Sequence[int], settings: SamplingSettings) -> Iterator[int]:
         """See :meth:`Engine.stream`."""
-        [seed], [whole] = prompt_seeds([prompt], settings.seed), self._with_virtual([prompt])
-        [limit] = self._answer_limits([whole], settings)
-        decoding = Decoding(self.model, [Request(whole, settings, seed)], self.pad_id)
+        [seed], [limit] = (
+            prompt_seeds([prompt], settings.seed),
+            answer_limits([prompt], settings, self.context),
+        )
+        decoding = Decoding(self.model, [Request(self._with_virtual(prompt), settings, seed)], self.pad_id)
         for _ in range(limit):
             # Entered anew for each token: the caller's code runs in between.
             with eval_mode(self.model):
@@ -105,9 +135,23 @@ class TransformersEngine:
                 return
             yield token
 
-    def _with_virtual(self, prompts: Sequence[Sequence[int]]) -> list[Sequence[int]]:
-        """The prompts behind the trained one; an empty one stays empty, and is refused."""
-        return [[*self.virtual, *prompt] if self.virtual and len(prompt) else prompt for prompt in prompts]
+    def _with_virtual(self, prompt: Sequence[int]) -> Sequence[int]:
+        """The prompt behind the trained one."""
+        return [*self.virtual, *prompt] if self.virtual else prompt
+
+    def _decode(
+        self,
+        requests: Sequence[Request],
+        limits: Sequence[int],
+        settings: SamplingSettings,
+        answers: list[list[int]],
+        on_done: OnDone | None,
+    ) -> None:
+        """Decodes all requests, batch by batch."""
+        lengths = [len(request.prompt) for request in requests]
+        for rows in length_sorted_batches(lengths, limits, settings.batch_tokens):
+            decoding = Decoding(self.model, [requests[row] for row in rows], self.pad_id)
+            self._finish(decoding, rows, limits, answers, on_done)
 
     def _finish(
         self,
@@ -117,45 +161,99 @@ class TransformersEngine:
         answers: list[list[int]],
         on_done: OnDone | None,
     ) -> None:
-        """Decodes one batch to its end; ``rows`` are the prompts' numbers, longest prompt first."""
+        """Decodes one batch to its end; ``rows`` are the prompts' numbers, longest prompt first.
+
+        Rows that have ended stay until they are some, since what leaves is copied around.
+        """
+        ended: set[int] = set()  # places
         while rows:
-            kept = []
             for place, (row, token) in enumerate(zip(rows, decoding.step(), strict=True)):
+                if place in ended:
+                    continue
                 if token not in self.stop_ids:
                     answers[row].append(token)
-                    if len(answers[row]) < limits[row]:
-                        kept.append(place)
+                    if len(answers[row]) < limits[row] and not decoding.is_settled(place):
                         continue
+                ended.add(place)
                 if on_done is not None:
                     on_done(row, answers[row])
-            if len(kept) < len(rows):
+            # At its limit a row may be at the last position that the model knows.
+            is_due = any(decoding.rows[place].steps >= limits[rows[place]] for place in ended)
+            if is_due or len(ended) >= len(rows) * SHARE_OF_ENDED:
+                kept = [place for place in range(len(rows)) if place not in ended]
                 rows = [rows[place] for place in kept]
                 decoding.keep(kept)
+                ended.clear()
 
-    def _answer_limits(self, prompts: Sequence[Sequence[int]], settings: SamplingSettings) -> list[int]:
-        """Most tokens of each answer: max_new_tokens, or what the context leaves.
-
-        Raises:
-            ValueError: A prompt is empty or leaves no room.
-        """
-        limits = []
-        for row, prompt in enumerate(prompts):
-            if not len(prompt):
-                raise ValueError(f"prompt {row} has no tokens; a model needs at least one, such as its BOS")
-            if self.context is not None and len(prompt) >= self.context:
-                raise ValueError(
-                    f"prompt {row} has {len(prompt)} tokens, but the model's context is {self.context} and "
-                    "must hold an answer too; shorten the prompt or use a model with a longer context"
-                )
-            room = settings.max_new_tokens if self.context is None else self.context - len(prompt)
-            limits.append(min(settings.max_new_tokens, room))
-        if short := sum(limit < settings.max_new_tokens for limit in limits):
-            logger.warning(
-                "%d of %d prompts leave less than generate.max_new_tokens=%d in the model's context of %d "
-                "tokens; their answers end there",
-                *(short, len(prompts), settings.max_new_tokens, self.context),
+    def _search(
+        self,
+        requests: Sequence[Request],
+        limits: Sequence[int],
+        settings: SamplingSettings,
+        answers: list[list[int]],
+        on_done: OnDone | None,
+    ) -> None:
+        """Beam search over all requests, batch by batch."""
+        for rows in beam_batches([len(request.prompt) for request in requests], limits, settings):
+            found = search(
+                self.model,
+                [requests[row] for row in rows],
+                limits[rows[0]],
+                settings,
+                stop_ids=self.stop_ids,
+                pad_id=self.pad_id,
             )
-        return limits
+            for row, answer in zip(rows, found, strict=True):
+                answers[row] = answer
+                if on_done is not None:
+                    on_done(row, answer)
+
+
+def rules(
+    settings: SamplingSettings, limits: Sequence[int], choices: Sequence[Choices | None]
+) -> Iterator[SamplingSettings]:
+    """The settings of each prompt: a row with choices may need more tokens than the others have."""
+    for limit, closed in zip(limits, choices, strict=True):
+        is_longer = closed is not None and limit > settings.max_new_tokens
+        yield replace(settings, max_new_tokens=limit) if is_longer else settings
+
+
+def answer_limits(
+    prompts: Sequence[Sequence[int]],
+    settings: SamplingSettings,
+    context: int | None,
+    choices: Sequence[Choices | None] | None = None,
+) -> list[int]:
+    """Most tokens of each answer: max_new_tokens, or what the context leaves; an answer as long was cut.
+
+    A row with choices has room for the longest and a stop token.
+
+    Raises:
+        ValueError: A prompt is empty or leaves no room.
+    """
+    limits = []
+    for row, (prompt, closed) in enumerate(zip(prompts, choices or [None] * len(prompts), strict=True)):
+        if not len(prompt):
+            raise ValueError(f"prompt {row} has no tokens; a model needs at least one, such as its BOS")
+        wanted = settings.max_new_tokens if closed is None else closed.longest + 1
+        room = wanted if context is None else context - len(prompt)
+        if room < (1 if closed is None else closed.longest):
+            need = "an answer" if closed is None else f"a choice of {closed.longest} tokens"
+            raise ValueError(
+                f"prompt {row} has {len(prompt)} tokens, but the model's context is {context} and "
+                f"must hold {need} too; shorten the prompt or use a model with a longer context"
+            )
+        limits.append(wanted if closed is not None else min(wanted, room))
+    if short := sum(
+        limit < settings.max_new_tokens and (choices is None or choices[row] is None)
+        for row, limit in enumerate(limits)
+    ):
+        logger.warning(
+            "%d of %d prompts leave less than generate.max_new_tokens=%d in the model's context of %d "
+            "tokens; their answers end there",
+            *(short, len(prompts), settings.max_new_tokens, context),
+        )
+    return limits
 
 
 def length_sorted_batches(

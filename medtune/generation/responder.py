@@ -1,7 +1,8 @@
 """From examples to answers: one path for evaluation during a run, afterwards, and for files of prompts."""
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,9 +13,14 @@ from transformers import PreTrainedTokenizerBase
 from medtune.config.schema import Config, ModelConfig
 from medtune.data.examples import Example, Turn
 from medtune.data.reading.splits import split_examples
-from medtune.data.tokens.templates import Template
-from medtune.generation.engine import Engine, TransformersEngine
+from medtune.data.tokens.templates import Template, named_ids
+from medtune.generation.choices import Choices, ChoiceTries
+from medtune.generation.engine import Engine, TransformersEngine, answer_limits
+from medtune.generation.prompts import Prompt, answer_room, fit_prompts
+from medtune.generation.sampling import prompt_seeds
 from medtune.generation.settings import SamplingSettings, sampling_settings
+from medtune.generation.summary import Spent, log_summary, summary
+from medtune.generation.text import decode
 from medtune.models.folders import find_weights, has_tokenizer
 from medtune.models.load import embedding_rows, is_quantized, load_model
 from medtune.models.placing import place_whole, prepare_for
@@ -28,14 +34,56 @@ from medtune.runtime.record import write_jsonl
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Question:
+    """A prompt that is ready to be answered.
+
+    Attributes:
+        prompt: Its ids.
+        seed: Of its random numbers, the same whichever process answers it.
+        choices: All that it may be answered; None: anything.
+    """
+
+    prompt: Prompt
+    seed: int
+    choices: Choices | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A model's answer.
+
+    Attributes:
+        text: Without white space around it.
+        tokens: Their number.
+        is_cut: Whether the most tokens, and no stop token, ended it.
+        prompt_cut: Tokens that the prompt lost to fit the context.
+    """
+
+    text: str
+    tokens: int
+    is_cut: bool
+    prompt_cut: int
+
+
+OnAnswer = Callable[[int, Answer], None]
+
+
 @dataclass
 class Responder:
-    """A model that is ready to answer, with the template it was trained with."""
+    """A model that is ready to answer, with the template it was trained with.
+
+    Attributes:
+        overlong: What happens to prompts that leave no room for an answer; see :func:`fit_prompts`.
+        use_choices: Whether rows of closed tasks are answered with one of their choices.
+    """
 
     engine: Engine
     tokenizer: PreTrainedTokenizerBase
     template: Template
     settings: SamplingSettings
+    overlong: str = "middle"
+    use_choices: bool = False
 
     def answer(self, examples: Sequence[Example], what: str) -> list[str]:
         """Answers every example's last prompt, in order; ranks share the work and all get the whole.
@@ -44,17 +92,77 @@ class Responder:
             examples: Their responses, if any, are not shown to the model.
             what: What is answered, for the progress bar.
         """
-        prompts = self.template.prompts_ids([open_turns(example) for example in examples])
-        share = prompts[global_rank() :: world_size()]
-        with progress(f"answering {what}", unit="prompts", total=len(share)) as advance:
-            answers = self.engine.generate(share, self.settings, lambda _row, _ids: advance(1))
-        texts = [
-            str(
-                self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            ).strip()
-            for ids in answers
-        ]
-        return interleave(gather(texts))
+        questions = self.prepare(examples)
+        started = time.monotonic()
+        rows = range(global_rank(), len(questions), world_size())
+        answers = self.respond([questions[row] for row in rows], what)
+        whole = interleave(gather(answers))
+        if global_rank() == 0:
+            spent = Spent(time.monotonic() - started, len(whole), sum(answer.tokens for answer in whole))
+            log_summary(summary(dict(enumerate(whole)), spent), what)
+        return [answer.text for answer in whole]
+
+    def prepare(self, examples: Sequence[Example]) -> list[Question]:
+        """The questions of examples, in order; all that depends on the others among them is decided here."""
+        tries = ChoiceTries(self.template, self.engine.stop_ids) if self.use_choices else None
+        choices = [tries.of(example) if tries else None for example in examples]
+        conversations = [open_turns(example) for example in examples]
+        prompts = fit_prompts(self.template, conversations, [*map(self._room, choices)], self.overlong)
+        seeds = prompt_seeds([prompt.ids for prompt in prompts], self.settings.seed)
+        return [*map(Question, prompts, seeds, choices)]
+
+    def prompt(self, turns: Sequence[Turn]) -> Prompt:
+        """The prompt of one conversation, cut like any other where it is too long.
+
+        Raises:
+            ValueError: As :func:`fit_prompts`.
+        """
+        [prompt] = fit_prompts(self.template, [turns], [self._room(None)], self.overlong)
+        return prompt
+
+    def respond(
+        self, questions: Sequence[Question], what: str, on_answer: OnAnswer | None = None
+    ) -> list[Answer]:
+        """Answers questions on this rank, in order.
+
+        Args:
+            questions: Of :meth:`prepare`, all or some.
+            what: What is answered, for the progress bar.
+            on_answer: Called with a question's place and its answer, as soon as it is complete.
+        """
+        prompts = [question.prompt.ids for question in questions]
+        choices = [question.choices for question in questions]
+        limits = answer_limits(prompts, self.settings, self.engine.context, choices)
+        answers: dict[int, Answer] = {}
+
+        def done(place: int, ids: Sequence[int]) -> None:
+            answers[place] = self._answer(questions[place], ids, limits[place])
+            advance(1, tokens=len(ids))
+            if on_answer is not None:
+                on_answer(place, answers[place])
+
+        with progress(f"answering {what}", unit="prompts", total=len(questions)) as advance:
+            self.engine.generate(
+                prompts,
+                self.settings,
+                done,
+                seeds=[question.seed for question in questions],
+                choices=choices if any(choices) else None,
+            )
+        return [answers[place] for place in range(len(questions))]
+
+    def _room(self, choices: Choices | None) -> int | None:
+        """Most tokens of a prompt; None: any number."""
+        context = self.engine.context
+        if context is None:
+            return None
+        wanted = self.settings.max_new_tokens if choices is None else choices.longest + 1
+        return context - answer_room(wanted, context)
+
+    def _answer(self, question: Question, ids: Sequence[int], limit: int) -> Answer:
+        closed = question.choices
+        text = decode(self.tokenizer, ids) if closed is None else closed.texts[tuple(ids)]
+        return Answer(text.strip(), len(ids), len(ids) >= limit, question.prompt.cut)
 
 
 def build_responder(config: Config, weights: str | None = None) -> Responder:
@@ -74,8 +182,16 @@ def build_responder(config: Config, weights: str | None = None) -> Responder:
     if weights is not None:
         warn_of_other_tokenizer(config, tokenizer, find_weights(weights))
     template = Template.from_tokenizer(config.template, tokenizer)
-    engine = TransformersEngine.from_tokenizer(model, tokenizer, template.stop_ids)
-    return Responder(engine, tokenizer, template, sampling_settings(config))
+    stop_ids = [*template.stop_ids, *named_ids(config.generate.stop, template.vocabulary, "generate.stop")]
+    engine = TransformersEngine.from_tokenizer(model, tokenizer, stop_ids)
+    return Responder(
+        engine,
+        tokenizer,
+        template,
+        sampling_settings(config),
+        overlong=config.generate.overlong,
+        use_choices=config.generate.choices,
+    )
 
 
 def warn_of_other_tokenizer(config: Config, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -109,9 +225,10 @@ def write_predictions(path: Path, examples: Sequence[Example], texts: Sequence[s
 
     This is the layout of a PromptCBLUE submission; other formats keep their own columns beside it.
     """
-    rows = [
-        {**(example.record or {"input": example.prompt}), "target": text}
-        for example, text in zip(examples, texts, strict=True)
-    ]
-    write_jsonl(path, rows)
+    write_jsonl(path, map(prediction, examples, texts))
     log.info("predictions: %s", path)
+
+
+def prediction(example: Example, text: str) -> dict[str, Any]:
+    """A row of the predictions file."""
+    return {**(example.record or {"input": example.prompt}), "target": text}

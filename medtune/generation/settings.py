@@ -16,6 +16,8 @@ class SamplingSettings:
     top_k: int = 0
     repetition_penalty: float = 1.0
     seed: int = 42
+    num_beams: int = 1
+    length_penalty: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuses values outside their range.
@@ -39,6 +41,8 @@ class SamplingSettings:
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("top_k", self.top_k >= 0, "0 (all) or more"),
             ("repetition_penalty", self.repetition_penalty > 0, "above 0; 1 is off"),
+            ("num_beams", self.num_beams >= 1, "at least 1"),
+            ("num_beams", self.num_beams == 1 or self.is_greedy, "1 with a temperature above 0"),
         ]
         return [
             f"generate.{key}={getattr(self, key)} must be {range_}"
@@ -58,4 +62,6 @@ def sampling_settings(config: Config) -> SamplingSettings:
         top_k=generate.top_k,
         repetition_penalty=generate.repetition_penalty,
         seed=config.seed,
+        num_beams=generate.num_beams,
+        length_penalty=generate.length_penalty,
     )

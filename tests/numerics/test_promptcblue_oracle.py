@@ -9,10 +9,10 @@ import pytest
 
 from medtune.evaluation.promptcblue import score_predictions, score_submission
 from medtune.evaluation.promptcblue.errors import FatalRowError
-from medtune.evaluation.promptcblue.metrics import score_extraction, score_labels
+from medtune.evaluation.promptcblue.metrics import measure, score_extraction, score_labels
 from medtune.evaluation.promptcblue.parsing import parse_answer
 from medtune.evaluation.promptcblue.protocols import CCKS2023, CHIP2023
-from medtune.evaluation.promptcblue.rouge import score_reports, score_texts
+from medtune.evaluation.promptcblue.rouge import score_texts
 from medtune.evaluation.promptcblue.submission import parse_records
 from medtune.evaluation.promptcblue.trees import compare_trees, score_trees
 
@@ -72,6 +72,11 @@ def test_every_text_is_read_as_the_official_parser_reads_it():
         if (found := parse_case(case)) != {key: case[key] for key in ("answer", "error") if key in case}
     ]
     assert wrong[:3] == []
+
+
+def score_reports(gold, predicted):
+    figures = measure(CCKS2023.find_task("IMCS-V2-MRG"), gold, predicted)
+    return figures["rouge_1"], figures["rouge_2"], figures["rouge_l"]
 
 
 def measure_case(case):

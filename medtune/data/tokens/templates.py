@@ -336,6 +336,18 @@ def resolve(pieces: Iterable[Piece], vocabulary: "Vocabulary", problems: list[st
     return tuple(resolved)
 
 
+def named_ids(tokens: Sequence[str | int], vocabulary: "Vocabulary", key: str) -> list[int]:
+    """The ids of control tokens that a setting names.
+
+    Raises:
+        ConfigError: The vocabulary does not have one.
+    """
+    found = [id_of(token, vocabulary) for token in tokens]
+    if problems := [f"{key}: {index}" for index in found if isinstance(index, str)]:
+        raise ConfigError(problems)
+    return [index for index in found if isinstance(index, int)]
+
+
 def look_up(piece: TokenPiece, vocabulary: "Vocabulary", problems: list[str]) -> Control | None:
     """A control token's ids; None when the vocabulary does not have it."""
     index = id_of(piece.token, vocabulary)

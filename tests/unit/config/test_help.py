@@ -40,7 +40,7 @@ def test_every_key_is_documented(key):
         ("trainer.max_steps", "trainer.max_steps   int | null, default null"),
         ("run", "task   train|prepare|generate|evaluate|export|chat|serve, default train"),
         ("template", "template.chat   bool, default false"),
-        ("data", "data.format   auto|promptcblue|pair|alpaca|messages|preference|text, default auto"),
+        ("data", "data.format   auto|promptcblue|pair|alpaca|messages|preference|text|exam, default auto"),
     ],
 )
 def test_types_choices_and_defaults_are_those_of_the_schema(topic, line):
