@@ -15,6 +15,7 @@ from medtune.config.model_checks import network_problems
 from medtune.config.nodes import node_problems
 from medtune.config.paths import path_problems, splits_answered
 from medtune.config.schema import GPU_ATTENTION, Config
+from medtune.config.serve_checks import serve_problems
 from medtune.config.suggest import did_you_mean, nearest, nearest_key
 from medtune.config.templates import template_problems
 from medtune.config.unused import has_validation
@@ -124,6 +125,16 @@ RANGES = (
     Range("generate.length_penalty", -INFINITY, INFINITY, below=True),
     Range("generate.merge_shards", 1),
     Range("launcher.master_port", 1, 65535),
+    Range("serve.port", 0, 65535),
+    Range("serve.max_batch_rows", 1),
+    Range("serve.max_batch_tokens", 2),
+    Range("serve.max_queue", 1),
+    Range("serve.max_tokens", 1),
+    Range("serve.max_body_bytes", 1024),
+    Range("serve.max_connections", 1),
+    Range("serve.request_timeout", 0, above=True, below=True),
+    Range("serve.client_timeout", 0, above=True, below=True),
+    Range("serve.shutdown_timeout", 0, 45),
 )
 
 
@@ -315,4 +326,5 @@ RULES: tuple[Rule, ...] = (
     node_problems,
     submission_problems,
     against_problems,
+    serve_problems,
 )

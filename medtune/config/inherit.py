@@ -16,7 +16,7 @@ from medtune.runtime.record import read_json
 # The seed draws the base under an adapter when model.init=random.
 # What was learned of dialogues is what their perplexity is of.
 SECTIONS_OF_WEIGHTS = ("model", "adapter", "quantization", "template", "data", "seed", "objective")
-TASKS_ON_WEIGHTS = ("generate", "evaluate", "export", "chat")
+TASKS_ON_WEIGHTS = ("generate", "evaluate", "export", "chat", "serve")
 RUN_RECORD = "config.yaml"
 EXPORT_RECORD = "medtune.json"
 LEVELS_UP = 3  # from what lies in RUN/checkpoints/X

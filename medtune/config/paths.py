@@ -120,7 +120,7 @@ def path_problems(config: Config) -> Iterator[str]:
 def uses(config: Config, key: str) -> bool:
     """Whether the task reads the file at ``key``."""
     readers = {
-        "weights": ("generate", "evaluate", "export", "chat"),
+        "weights": ("generate", "evaluate", "export", "chat", "serve"),
         "generate.input": ("generate",),
         "evaluate.predictions": ("evaluate",),
         "evaluate.references": ("evaluate",),

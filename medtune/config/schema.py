@@ -21,7 +21,7 @@ ALL_LINEAR = "all-linear"  # every linear layer but the output head
 WHOLE_MODELS = ("none", "freeze")  # adapter names whose result is a model, not an adapter
 FOUR_BITS = ("nf4", "fp4")
 GPU_ATTENTION = ("flex_attention", "flash_attention_2")
-TASKS = ("train", "prepare", "generate", "evaluate", "export", "chat")
+TASKS = ("train", "prepare", "generate", "evaluate", "export", "chat", "serve")
 
 
 @dataclass
@@ -621,6 +621,56 @@ class ExportConfig:
 
 
 @dataclass
+class ChatConfig:
+    """The conversation of ``task=chat``."""
+
+    multi_turn: bool = True
+    """Show the model the conversation so far; false answers each prompt alone, as an instruction."""
+    system: str | None = None
+    """System prompt to begin with. null: the template's own, if it has one."""
+
+
+@dataclass
+class ServeConfig:
+    """The HTTP server of ``task=serve``; see docs/serving.md."""
+
+    host: str = "127.0.0.1"
+    """Address to listen at: this machine only. Another needs ``api_key_env`` or ``allow_public=true``."""
+    port: int = 8000
+    """Port to listen at. 0: a free one, which is printed."""
+    model_name: str | None = None
+    """What clients call the model. null: ``model.name``."""
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the key which clients must send; never the key itself.
+    null: no key."""
+    allow_public: bool = False
+    """Listen beyond this machine without a key."""
+    cors_origins: list[str] = field(default_factory=list)
+    """Web pages' origins (``https://chat.example.org``, or ``*``) that may call from a browser."""
+    worker_routes: bool = False
+    """Also serve ``/worker_generate`` (lines of JSON) and ``/worker_get_status``, for old clients."""
+    max_batch_rows: int = 64
+    """Most answers that are decoded together."""
+    max_batch_tokens: int = 65536
+    """Most tokens of a batch: rows times the longest of them, prompt and room for its answer. One row must
+    keep to it too."""
+    max_queue: int = 128
+    """Most answers that wait for a place in the batch; a request beyond is refused with 429."""
+    max_tokens: int | None = None
+    """Most tokens of an answer that a client may ask for. null: what the model's context leaves."""
+    max_body_bytes: int = 1_000_000
+    """Largest body of a request."""
+    max_connections: int = 512
+    """Most open connections."""
+    request_timeout: float = 600.0
+    """Seconds from a request's arrival to the end of its answer."""
+    client_timeout: float = 30.0
+    """Seconds for a client to send its headers, then its body, and to take what was sent."""
+    shutdown_timeout: float = 10.0
+    """Seconds that running answers have to end after Ctrl-C or SIGTERM, before they are cut."""
+
+
+@dataclass
 class LauncherConfig:
     """Who starts the worker."""
 
@@ -652,8 +702,8 @@ class Config:
     objective: str = choice("sft", "pretrain")
     """What is learned: the responses, or every token."""
     weights: str | None = None
-    """What generate, evaluate, export and chat work on: a run folder, a checkpoint in one, or an exported
-    model or adapter folder. null: ``model`` as configured."""
+    """What generate, evaluate, export, chat and serve work on: a run folder, a checkpoint in one, or an
+    exported model or adapter folder. null: ``model`` as configured."""
     resume: str = "never"
     """``never``; ``auto``: the newest whole checkpoint of ``run_dir``, if any; or a checkpoint's path."""
     resume_allow: list[str] = field(default_factory=list)
@@ -681,3 +731,5 @@ class Config:
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
+    chat: ChatConfig = field(default_factory=ChatConfig)
+    serve: ServeConfig = field(default_factory=ServeConfig)
