@@ -131,9 +131,8 @@ def test_a_letter_is_scored_without_the_end_that_all_share():
 
 @pytest.mark.parametrize("exam", ["generate", "likelihood"])
 def test_the_task_scores_an_exam_by_its_rules(data, tmp_path, exam):
-    config = Config(
-        task="evaluate", model=MODEL, template=TEMPLATE, data=replace(data, eval_splits=["validation"])
-    )
+    data = replace(data, eval_splits=["validation"])
+    config = Config(task="evaluate", model=MODEL, template=TEMPLATE, data=data)
     config.trainer.accelerator = "cpu"
     config.generate.max_new_tokens = 4
     config.evaluate.exam, config.evaluate.shots = exam, 1
@@ -153,12 +152,8 @@ def test_the_task_scores_an_exam_by_its_rules(data, tmp_path, exam):
 
 def test_an_exam_without_a_training_split_has_no_rules_to_compare_with(data, tmp_path):
     splits = {"dev": "train.json", "validation": "validation.json"}
-    config = Config(
-        task="evaluate",
-        model=MODEL,
-        template=TEMPLATE,
-        data=replace(data, splits=splits, eval_splits=["validation"]),
-    )
+    data = replace(data, splits=splits, eval_splits=["validation"])
+    config = Config(task="evaluate", model=MODEL, template=TEMPLATE, data=data)
     config.trainer.accelerator = "cpu"
     config.evaluate.exam, config.evaluate.shots = "likelihood", 2
     evaluate.run(config, RunFolder(tmp_path / "run"))
