@@ -437,6 +437,11 @@ IDLE = (
         lambda config: "evaluate.perplexity=true",
     ),
     Idle(
+        ("data.eval_splits",),
+        lambda config: measured(config) and has_validation(config),
+        lambda config: "evaluate.perplexity=true (validation is measured)",
+    ),
+    Idle(
         EXAMS,
         lambda config: not config.data.mix and config.data.format not in ("auto", "exam"),
         lambda config: f"data.format={config.data.format}",

@@ -67,6 +67,51 @@ BASE = Config(data=DataConfig(eval_splits=["test"]), trainer=TrainerConfig(devic
             "optim has no effect: task=generate does not use it",
             id="whole_group",
         ),
+        *(
+            pytest.param(
+                replace(BASE, task="evaluate", evaluate=EvaluateConfig(perplexity=True)),
+                key,
+                warning,
+                id=f"{key}_of_perplexity",
+            )
+            for key, warning in (
+                *(("data.packing", None), ("data.sequence_length", None), ("objective", None)),
+                *(("data.micro_batch_size", None), ("generate.split", None), ("data.eval_splits", None)),
+                ("generate.temperature", "generate.temperature has no effect with evaluate.perplexity=true"),
+                ("eval.limit", "eval.limit has no effect with evaluate.perplexity=true"),
+                ("evaluate.shots", "evaluate.shots has no effect with evaluate.perplexity=true"),
+                ("data.dedup", "data.dedup has no effect with evaluate.perplexity=true"),
+            )
+        ),
+        *(
+            pytest.param(
+                replace(
+                    BASE,
+                    task="evaluate",
+                    data=DataConfig(format=format, eval_splits=["test"]),
+                    evaluate=EvaluateConfig(exam=exam),
+                ),
+                key,
+                warning,
+                id=f"{key}_of_{exam}_{format}",
+            )
+            for format, exam, key, warning in (
+                ("exam", "likelihood", "evaluate.shots", None),
+                ("exam", "generate", "generate.max_new_tokens", None),
+                (
+                    *("exam", "likelihood", "generate.max_new_tokens"),
+                    "generate.max_new_tokens has no effect with evaluate.exam=likelihood",
+                ),
+                ("exam", "likelihood", "generate.batch_tokens", None),
+                (
+                    *("exam", "generate", "evaluate.protocol"),
+                    "evaluate.protocol has no effect with data.format=exam",
+                ),
+                ("pair", "likelihood", "evaluate.exam", "evaluate.exam has no effect with data.format=pair"),
+                ("auto", "likelihood", "evaluate.exam", None),
+                ("auto", "generate", "objective", "objective has no effect with evaluate.perplexity=false"),
+            )
+        ),
         pytest.param(
             replace(BASE, task="chat"),
             "objective",
