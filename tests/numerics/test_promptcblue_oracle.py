@@ -2,6 +2,8 @@
 
 import json
 import lzma
+import subprocess
+import sys
 from dataclasses import astuple
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from medtune.evaluation.promptcblue.metrics import measure, score_extraction, sc
 from medtune.evaluation.promptcblue.parsing import parse_answer
 from medtune.evaluation.promptcblue.protocols import CCKS2023, CHIP2023
 from medtune.evaluation.promptcblue.rouge import score_texts
+from medtune.evaluation.promptcblue.standalone import assemble_parser
 from medtune.evaluation.promptcblue.submission import parse_records
 from medtune.evaluation.promptcblue.trees import compare_trees, score_trees
 
@@ -178,3 +181,62 @@ def test_the_real_toy_dev_set_scores_as_officially():
     )
     scores = score_predictions(records, [record["target"] for record in records])
     assert scores.official_score == pytest.approx(99.9999999375, rel=0, abs=TOLERANCE)
+
+
+def evaluate_here(tmp_path, gold, predictions, protocol):
+    """``task=evaluate`` from its settings to scores.json, in this process."""
+    from medtune.config.schema import Config
+    from medtune.runtime.record import RunFolder, read_json
+    from medtune.tasks.evaluate import run
+
+    config, folder = Config(), RunFolder(tmp_path / "run")
+    config.task = "evaluate"
+    config.evaluate.predictions, config.evaluate.references = str(predictions), str(gold)
+    config.evaluate.protocol, config.evaluate.submission = protocol, False
+    run(config, folder)
+    return read_json(folder.scores_file)
+
+
+@pytest.mark.parametrize("case", [pytest.param(row, id=row["case"]) for row in SUBMISSIONS])
+def test_a_predictions_file_gets_the_official_score_from_the_command(tmp_path, monkeypatch, case):
+    monkeypatch.setattr("medtune.tasks.details.plot_confusion", lambda *_: None)  # seven pictures a case
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in case["predictions"])
+    (tmp_path / "p.jsonl").write_text("".join(lines), encoding="utf-8")
+    protocol = PROTOCOLS[case["protocol"]]
+    scores = evaluate_here(tmp_path, ORACLE / case["gold"], tmp_path / "p.jsonl", protocol.name)
+    official = case["result"] or {"score": 0, "success": False}
+    assert scores["official_score"] == pytest.approx(official["score"], rel=0, abs=TOLERANCE)
+    assert (scores["official_error"] is None) == official["success"]
+    expected = score_submission(read_lines(ORACLE / case["gold"]), case["predictions"], protocol.name)
+    assert scores["official_score"] == pytest.approx(expected.score, rel=0, abs=TOLERANCE)
+    assert scores["robust_score"] >= scores["official_score"] - TOLERANCE
+    for task, figures in (case["per_task"] or {}).items() if official["success"] else ():
+        if task != "Overall":
+            found = scores["tasks"][task]
+            names = {OUR_NAMES.get(key, key.removeprefix("macro-")): key for key in figures}
+            assert {name: found[name] for name in names} == pytest.approx(
+                {name: 100 * figures[key] for name, key in names.items()}, rel=0, abs=100 * TOLERANCE
+            )
+
+
+@pytest.mark.parametrize("case", [pytest.param(row, id=row["case"]) for row in SUBMISSIONS])
+def test_the_parser_in_a_submission_reads_as_the_official_one(tmp_path, case):
+    """Where that one dies, ours answers the row with nothing and reads the others."""
+    protocol = PROTOCOLS[case["protocol"]]
+    (tmp_path / "post_generate_process.py").write_text(assemble_parser(protocol.name), encoding="utf-8")
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in case["predictions"])
+    (tmp_path / "test_predictions.json").write_text("".join(lines), encoding="utf-8")
+    command = ["-I", "-S", "post_generate_process.py", "test_predictions.json", "results.json"]
+    done = subprocess.run(
+        [sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    if case["post_error"]:
+        assert case["post_error"].split(":")[0] in done.stderr
+        assert {task: len(rows) for task, rows in results.items()} == {
+            task.name: sum(row["task_dataset"] == task.name for row in case["predictions"])
+            for task in protocol.tasks
+        }
+        return
+    assert results == sort_terms(case["structured"])
+    assert done.stderr == ""
