@@ -9,15 +9,20 @@ from pathlib import Path
 
 import pytest
 
+from medtune.config.schema import Config
 from medtune.evaluation.promptcblue import score_predictions, score_submission
 from medtune.evaluation.promptcblue.errors import FatalRowError
+from medtune.evaluation.promptcblue.file_scores import score_lines
 from medtune.evaluation.promptcblue.metrics import measure, score_extraction, score_labels
 from medtune.evaluation.promptcblue.parsing import parse_answer
+from medtune.evaluation.promptcblue.predictions_file import read_predictions
 from medtune.evaluation.promptcblue.protocols import CCKS2023, CHIP2023
 from medtune.evaluation.promptcblue.rouge import score_texts
 from medtune.evaluation.promptcblue.standalone import assemble_parser
 from medtune.evaluation.promptcblue.submission import parse_records
 from medtune.evaluation.promptcblue.trees import compare_trees, score_trees
+from medtune.tasks import scoring
+from medtune.tasks.details import read_gold_answers
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "promptcblue"
 SHARED = Path(__file__).parents[3] / "shared"
@@ -183,27 +188,16 @@ def test_the_real_toy_dev_set_scores_as_officially():
     assert scores.official_score == pytest.approx(99.9999999375, rel=0, abs=TOLERANCE)
 
 
-def evaluate_here(tmp_path, gold, predictions, protocol):
-    """``task=evaluate`` from its settings to scores.json, in this process."""
-    from medtune.config.schema import Config
-    from medtune.runtime.record import RunFolder, read_json
-    from medtune.tasks.evaluate import run
-
-    config, folder = Config(), RunFolder(tmp_path / "run")
-    config.task = "evaluate"
-    config.evaluate.predictions, config.evaluate.references = str(predictions), str(gold)
-    config.evaluate.protocol, config.evaluate.submission = protocol, False
-    run(config, folder)
-    return read_json(folder.scores_file)
-
-
 @pytest.mark.parametrize("case", [pytest.param(row, id=row["case"]) for row in SUBMISSIONS])
-def test_a_predictions_file_gets_the_official_score_from_the_command(tmp_path, monkeypatch, case):
-    monkeypatch.setattr("medtune.tasks.details.plot_confusion", lambda *_: None)  # seven pictures a case
+def test_a_predictions_file_gets_the_official_score(tmp_path, case):
+    """What ``task=evaluate`` does, from the two files to the content of scores.json."""
+    config = Config(task="evaluate")
+    config.evaluate.references = str(ORACLE / case["gold"])
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in case["predictions"])
     (tmp_path / "p.jsonl").write_text("".join(lines), encoding="utf-8")
     protocol = PROTOCOLS[case["protocol"]]
-    scores = evaluate_here(tmp_path, ORACLE / case["gold"], tmp_path / "p.jsonl", protocol.name)
+    references = read_gold_answers(scoring.read_gold(config)[0], protocol)
+    scores = score_lines(references, read_predictions(tmp_path / "p.jsonl"), protocol).scores.to_dict()
     official = case["result"] or {"score": 0, "success": False}
     assert scores["official_score"] == pytest.approx(official["score"], rel=0, abs=TOLERANCE)
     assert (scores["official_error"] is None) == official["success"]

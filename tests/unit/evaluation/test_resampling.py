@@ -86,7 +86,7 @@ def test_the_interval_of_a_mean_is_the_textbooks():
     found = compare_rows(rows, nothing, rules, seed=0, resamples=4000).tasks["MedDG"]
     error = 100 * 1.96 * (0.3 * 0.7 / 800) ** 0.5
     assert (found.low, found.high) == pytest.approx((30 - error, 30 + error), abs=0.25)
-    assert find_interval(np.arange(101.0), 0.9) == (5, 95)
+    assert find_interval(np.arange(101.0), 0.9) == pytest.approx((5, 95))
 
 
 def test_the_comparison_is_shown(tmp_path):
