@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from medtune.runtime.errors import ConfigError
-from tests.integration.test_bad_input import run_here
+from tests.integration.test_bad_input import SMALL, run_here
 from tests.integration.test_command_line import medtune
 from tests.unit.evaluation.promptcblue_files import GOLD, write_rows
 
@@ -119,7 +119,7 @@ def test_two_runs_are_compared(tmp_path, gold, capsys):
 
 
 WRONG = {
-    "protocol": (GOLD["chip2023"], (), r"gold\.jsonl:\d+: unknown .* 'CMeIE-V2'; evaluate.protocol=chip2023 has"),
+    "protocol": (GOLD["chip2023"], (), r"gold\.jsonl:\d+: unknown .*; evaluate.protocol=chip2023 has it"),
     "unknown_task": ([{**ROWS[0], "task_dataset": "CMeEE"}], (), r"gold\.jsonl:1: .*did you mean CMeEE-V2\?"),
     "some_without_a_task": (
         [ROWS[0], {"input": "a", "target": "b"}], (), r"gold\.jsonl:2: no task_dataset, which 1 other",
@@ -131,9 +131,9 @@ WRONG = {
         [{"input": "a", "target": "b"}], ("evaluate.submission=true",), "submission is for PromptCBLUE",
     ),
     "other_data_compared": (
-        [{"input": "a", "target": "b"}], ("evaluate.against=.",), "evaluate.against is for PromptCBLUE",
+        [{"input": "a", "target": "b"}], ("evaluate.against=.",), "against is for PromptCBLUE",
     ),
-    "nothing_to_compare_with": (ROWS, ("evaluate.against=.",), r"no predictions\.jsonl in its .*, but nothing"),
+    "nothing_to_compare_with": (ROWS, ("evaluate.against=.",), "no predictions.jsonl in its .*, but nothing"),
 }  # fmt: skip
 
 
@@ -164,3 +164,29 @@ def test_other_data_has_its_worst_rows_too(tmp_path):
     assert [json.loads(line) for line in lines] == [
         {"sample_id": "s2", "score": 0, "input": "问2", "gold": "答案2", "prediction": "错"}
     ]
+
+
+@pytest.mark.slow
+def test_a_model_answers_a_test_split_for_a_submission_and_a_scored_one_for_a_comparison(tmp_path, capsys):
+    rows = [{**row, "input": f"问题{n}"} for n, row in enumerate(ROWS)]
+    write_rows(tmp_path / "dev.jsonl", rows)
+    write_rows(tmp_path / "test.jsonl", [{**row, "target": ""} for row in rows])
+    arguments = (
+        *(argument for argument in SMALL if not argument.startswith(("data.", "trainer.max", "eval."))),
+        *("task=evaluate", "data=local", f"data.dir={tmp_path}", "data.splits.dev=dev.jsonl"),
+        *("data.splits.test=test.jsonl", "eval.trivial=false", "generate.max_new_tokens=3"),
+        *("model=tiny", "model.init=random"),
+    )
+    run = run_here(*arguments, "generate.split=test", "evaluate.submission=true", f"run_dir={tmp_path}/a")
+    result = read_json(run / "result.json")
+    assert result["status"] == "finished"
+    lines = zipfile.ZipFile(result["submission"]).read("test_predictions.json").decode().splitlines()
+    assert [json.loads(line)["sample_id"] for line in lines] == [row["sample_id"] for row in rows]
+    assert not (run / "scores.json").exists()
+    gold = tmp_path / "dev.jsonl"
+    run = run_here(*arguments, "generate.split=dev", f"evaluate.against={gold}", f"run_dir={tmp_path}/b")
+    comparison, scores = read_json(run / "comparison.json"), read_json(run / "scores.json")
+    assert comparison["split"] == "dev"
+    assert comparison["overall"]["score"] == pytest.approx(scores["score"])
+    assert comparison["overall"]["against"] == pytest.approx(100)
+    assert (run / "details" / "dev" / "worst_rows.jsonl").stat().st_size > 0
