@@ -95,6 +95,12 @@ def engine_problems(config: Config) -> Iterator[str]:
 
 def continuous_problems(config: Config) -> Iterator[str]:
     """Networks whose attention cannot read a cache of pages."""
+    penalty = config.generate.repetition_penalty
+    if penalty != 1:
+        yield (
+            f"generate.engine=continuous would drop generate.repetition_penalty={show(penalty)}, which "
+            "transformers does not have there; set generate.engine=transformers"
+        )
     family = config.model.model_type
     if family in NATIVE_FAMILIES:
         yield (
