@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from medtune.data.examples import Example
+from medtune.evaluation.promptcblue.parsing import Answer
 from medtune.evaluation.promptcblue.protocols import find_protocol
 from medtune.evaluation.promptcblue.records import read_row
 from medtune.evaluation.systems import gold, is_promptcblue
@@ -29,6 +30,13 @@ class Verdict(NamedTuple):
     is_readable: bool
 
 
+def unordered(answer: Answer) -> Answer:
+    """An answer with what stands in no order, a list of entities or triples, as a set, which it is scored as."""
+    if not isinstance(answer, list):
+        return answer
+    return {json.dumps(item, ensure_ascii=False, sort_keys=True, default=str) for item in answer}
+
+
 def judge_answers(examples: Sequence[Example], texts: Sequence[str], protocol: str) -> list[Verdict]:
     """A verdict on each answer, in order."""
     if not is_promptcblue(examples):
@@ -44,7 +52,7 @@ def judge_answers(examples: Sequence[Example], texts: Sequence[str], protocol: s
         verdicts.append(
             Verdict(
                 *(row.task.name, example.prompt, gold(example), text, parsed),
-                *(row.is_readable and row.answer == row.gold, row.is_readable),
+                *(row.is_readable and unordered(row.answer) == unordered(row.gold), row.is_readable),
             )
         )
     return verdicts
