@@ -31,7 +31,7 @@ class Verdict(NamedTuple):
 
 
 def unordered(answer: Answer) -> Answer:
-    """An answer with what stands in no order, a list of entities or triples, as a set, which it is scored as."""
+    """A list of entities or triples as a set, which it is scored as; another answer as it is."""
     if not isinstance(answer, list):
         return answer
     return {json.dumps(item, ensure_ascii=False, sort_keys=True, default=str) for item in answer}

@@ -56,16 +56,13 @@ def test_other_data_are_one_task():
 
 
 def test_verdicts_on_a_benchmarks_answers():
+    lead = "上述句子中的实体包含：\n疾病实体："
     records = [
         example(0, "CHIP-STS", answer_choices=["是的", "不是"]),
         example(1, "CHIP-STS", answer_choices=["是的", "不是"]),
-        example(
-            2, "CMeEE-V2", target="上述句子中的实体包含：\n疾病实体：胃炎，肺炎", answer_choices=["疾病"]
-        ),
+        example(2, "CMeEE-V2", target=lead + "胃炎，肺炎", answer_choices=["疾病"]),
     ]
-    same, other, entities = judge_answers(
-        records, ["是的", "不是", "上述句子中的实体包含：\n疾病实体：肺炎，胃炎"], "ccks2023"
-    )
+    same, other, entities = judge_answers(records, ["是的", "不是", lead + "肺炎，胃炎"], "ccks2023")
     assert (same.task, same.gold, same.prediction, same.right) == ("CHIP-STS", "是的", "是的", True)
     assert (other.right, other.is_readable) == (False, True)
     assert "肺炎" in entities.parsed
