@@ -292,6 +292,33 @@ def test_a_key_typed_twice_is_named_once():
         ),
         pytest.param(
             BASE,
+            ["eval.tasks", "eval.limit_per_task", "eval.limit"],
+            "eval.tasks, eval.limit_per_task have no effect with eval.every_n_steps=null (they choose what "
+            "is answered during training)",
+            id="choice_of_what_is_not_answered",
+        ),
+        pytest.param(
+            replace(BASE, eval=EvalConfig(after_fit=False, every_n_steps=5)),
+            ["eval.tasks", "eval.limit", "eval.trivial", "generate.temperature", "generate.max_new_tokens"],
+            "eval.trivial has no effect with eval.after_fit=false; generate.temperature has no effect with "
+            "eval.after_fit=false (answers during training are greedy)",
+            id="answers_during_training_alone",
+        ),
+        pytest.param(
+            replace(BASE, task="evaluate", eval=EvalConfig(split="dev")),
+            ["eval.every_n_steps", "eval.tasks", "eval.split", "data.eval_splits"],
+            "eval.every_n_steps has no effect with task=evaluate; "
+            "data.eval_splits has no effect with eval.split=dev",
+            id="choice_of_an_evaluation",
+        ),
+        pytest.param(
+            replace(BASE, task="evaluate", generate=GenerateConfig(split="dev")),
+            ["eval.split"],
+            "eval.split has no effect with generate.split=dev",
+            id="two_names_of_a_split",
+        ),
+        pytest.param(
+            BASE,
             ["weights", "export", "evaluate.predictions"],
             "weights has no effect: task=train does not use it "
             "(to start from trained weights, set model.path); "
