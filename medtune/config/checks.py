@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medtune.config.data_checks import data_problems
+from medtune.config.evaluations import evaluation_problems
 from medtune.config.generate_checks import GENERATION_RULES
 from medtune.config.keys import schema_keys, section_names, value_of
 from medtune.config.load import show
@@ -112,6 +113,8 @@ RANGES = (
     Range("eval.limit", 1),
     Range("evaluate.shots", 0),
     Range("evaluate.worst_rows", 0),
+    Range("eval.every_n_steps", 1),
+    Range("eval.limit_per_task", 1),
     Range("generate.max_new_tokens", 1),
     Range("generate.batch_tokens", 1),
     Range("generate.temperature", 0),
@@ -244,6 +247,8 @@ def best_problems(config: Config) -> Iterator[str]:
     if config.task != "train" or not config.checkpoint.keep_best:
         return
     monitor = config.checkpoint.monitor
+    if monitor.startswith("eval/"):
+        return  # launch.evaluations knows the tasks
     if not has_validation(config):
         yield (
             f"checkpoint.keep_best={config.checkpoint.keep_best} chooses by {monitor}, but "
@@ -252,6 +257,8 @@ def best_problems(config: Config) -> Iterator[str]:
     names = ["val/loss", "val/accuracy", *(f"val/loss/{name}" for name in config.data.mix)]
     if config.objective == "pretrain":
         names.append("val/perplexity")
+    if config.eval.every_n_steps is not None:
+        names += ["eval/score", "eval/TASK"]
     if monitor not in names:
         meant = did_you_mean(nearest(monitor, names))
         yield f"checkpoint.monitor={monitor} is none of {', '.join(names)}{meant}"
@@ -314,6 +321,7 @@ RULES: tuple[Rule, ...] = (
     best_problems,
     determinism_problems,
     *GENERATION_RULES,
+    evaluation_problems,
     path_problems,
     node_problems,
     submission_problems,

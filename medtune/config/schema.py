@@ -511,6 +511,17 @@ class EvalConfig:
     """Score rules without learning (majority, constant, random candidate) as a row of the table."""
     untrained: bool | None = None
     """Score the model before training as a row of the table. null: only with ``model.init=random``."""
+    every_n_steps: int | None = None
+    """Also generate and score every so many steps of the training, and after the last one, greedily and on a
+    choice of ``eval.split``: ``eval/score``, ``eval/TASK``, and what it cost. null: never."""
+    split: str | None = None
+    """Split that is answered during training, and by task=evaluate without ``generate.split``. null: the
+    validation split, else the first of ``data.eval_splits`` (task=evaluate: all of these)."""
+    tasks: list[str] | None = None
+    """PromptCBLUE tasks that are answered during training, and by task=evaluate. null: all."""
+    limit_per_task: int | None = None
+    """Most examples of each task that are answered during training, and by task=evaluate; chosen by a hash of
+    ``seed`` and what the example says. null: 20 during training, all for task=evaluate."""
 
 
 @dataclass

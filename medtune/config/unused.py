@@ -316,13 +316,40 @@ IDLE = (
         lambda config: "resume=never",
     ),
     Idle(
-        ("eval.limit", "eval.trivial", "eval.untrained", *ANSWERS, *SCORING, *EXAMS),
+        ("eval.limit", *ANSWERS, *SCORING, *EXAMS),
+        lambda config: (
+            config.task == "train" and config.eval.after_fit is False and not answers_early(config)
+        ),
+        lambda config: "eval.after_fit=false",
+    ),
+    Idle(
+        ("eval.trivial", "eval.untrained"),
         lambda config: config.task == "train" and config.eval.after_fit is False,
         lambda config: "eval.after_fit=false",
     ),
     Idle(
-        (*ANSWERS, *SCORING, "eval", *EXAMS),
+        ("eval.split", "eval.tasks", "eval.limit_per_task"),
+        lambda config: config.task == "train" and not answers_early(config),
+        lambda config: "eval.every_n_steps=null (they choose what is answered during training)",
+    ),
+    Idle(
+        ("eval.after_fit", "eval.trivial", "eval.untrained"),
         lambda config: config.task == "train" and not config.data.eval_splits,
+        lambda config: "data.eval_splits=[]",
+    ),
+    Idle(
+        ("data.eval_splits", "evaluate.references", "eval.split"),
+        lambda config: config.task == "evaluate" and config.generate.split is not None,
+        lambda config: f"generate.split={config.generate.split}",
+    ),
+    Idle(
+        ("data.eval_splits",),
+        lambda config: config.task == "evaluate" and config.eval.split is not None,
+        lambda config: f"eval.split={config.eval.split}",
+    ),
+    Idle(
+        (*ANSWERS, *SCORING, *EXAMS, "eval"),
+        lambda config: config.task == "train" and not config.data.eval_splits and not answers_early(config),
         lambda config: "data.eval_splits=[]",
     ),
     Idle(
@@ -366,6 +393,7 @@ IDLE = (
             config.task == "train"
             and (config.adapter.name == "none" or not config.trainer.precision.endswith("-mixed"))
             and (config.eval.after_fit is False or not config.data.eval_splits)  # answers are held in it
+            and not answers_early(config)
         ),
         lambda config: f"adapter={config.adapter.name} trainer.precision={config.trainer.precision}",
     ),
@@ -438,7 +466,7 @@ IDLE = (
         lambda config: "export.gguf=none",
     ),
     Idle(
-        ("eval.after_fit",),
+        ("eval.after_fit", "eval.every_n_steps"),
         lambda config: config.task == "evaluate",
         lambda config: "task=evaluate",
     ),
@@ -448,6 +476,11 @@ IDLE = (
 def measured(config: Config) -> bool:
     """Whether texts are measured in place of answering prompts."""
     return config.task == "evaluate" and config.evaluate.perplexity
+
+
+def answers_early(config: Config) -> bool:
+    """Whether answers are generated while the model learns."""
+    return config.eval.every_n_steps is not None
 
 
 def what_weights_hold(config: Config) -> str | None:

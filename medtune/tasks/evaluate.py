@@ -12,6 +12,7 @@ from medtune.data.examples import Example
 from medtune.data.reading.splits import split_examples
 from medtune.evaluation.report import plot_scores, scores_table, scores_text
 from medtune.evaluation.scores import Scores
+from medtune.evaluation.subset import choose_examples
 from medtune.evaluation.systems import score_answers, trivial_scores
 from medtune.runtime.ranks import global_rank
 from medtune.runtime.record import RunFolder, merge_json, write_json
@@ -39,11 +40,8 @@ def run(config: Config, folder: RunFolder) -> None:
     if config.evaluate.perplexity:
         perplexity.run(config, folder)
         return
-    splits = (
-        [config.generate.split]
-        if config.generate.split
-        else config.data.eval_splits or [default_split(config)]
-    )
+    named = config.generate.split or config.eval.split
+    splits = [named] if named else config.data.eval_splits or [default_split(config)]
     with settle_weights(config) as weights:
         record_scores(config, folder, evaluate_splits(config, folder, splits, weights))
 
@@ -89,6 +87,26 @@ def evaluate_splits(
 
 
 def answered(config: Config, split: str) -> list[Example]:
+    """The examples of a split that are scored: after a fit all, else those that the settings choose.
+
+    Raises:
+        ValueError: Their responses are withheld, or ``eval.tasks`` names what is not there.
+    """
+    if config.task == "train":
+        return read_answered(config, split)
+    return chosen_examples(config, split, config.eval.limit_per_task)
+
+
+def chosen_examples(config: Config, split: str, limit: int | None) -> list[Example]:
+    """The examples of a split that are of ``eval.tasks``, at most ``limit`` of each.
+
+    Raises:
+        ValueError: As :func:`answered`.
+    """
+    return choose_examples(read_answered(config, split), config.eval.tasks, limit, config.seed)
+
+
+def read_answered(config: Config, split: str) -> list[Example]:
     """The examples of a split, which must have gold responses, unless they are answered for a submission.
 
     Raises:

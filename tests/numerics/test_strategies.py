@@ -94,6 +94,18 @@ def test_losses_by_source_are_those_of_one_process(one, two):
             assert found == pytest.approx(expected, rel=1e-5), case
 
 
+def test_what_answers_during_training_is_the_model_of_one_process(one, two):
+    """Under FSDP2 and ZeRO-3 a copy that was gathered after the second step, and one after the last."""
+    for case in fits(two):
+        expected = one[case]["logits"]
+        assert sorted(expected) == sorted(two[case]["logits"]) == [2, 3], case
+        for step, logits in expected.items():
+            # As the updates are those of one process within 1e-5.
+            atol = 1e-4 * float(logits.std())
+            torch.testing.assert_close(two[case]["logits"][step], logits, atol=atol, rtol=1e-4)
+        assert not torch.equal(expected[2], expected[3]), case
+
+
 def test_export_and_checkpoint_hold_the_trained_weights(one, two):
     for case in fits(two):
         assert two[case]["exported"].keys() == one[case]["exported"].keys(), case

@@ -31,6 +31,7 @@ LIGHT_FOR_LAUNCHER = (
     "medtune.training.strategies",
     "medtune.training.resume",
     "medtune.training.checkpoints",
+    "medtune.evaluation.promptcblue.protocols",
     "medtune.runtime.families",
 )
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -25,10 +25,15 @@ def find_worst(
     numbered = {id(row): number for number, row in enumerate(rows)}
     worst = []
     for members in group_by_task(rows, protocol).values():
-        wrong = [row for row in members if score_row(row.counts) < PERFECT]
+        wrong = [row for row in members if not is_right(row)]
         for row in sorted(wrong, key=lambda row: score_row(row.counts))[:most]:
             worst.append(_describe(row, texts[numbered[id(row)]], protocol))
     return worst
+
+
+def is_right(row: Row) -> bool:
+    """Whether nothing is missing and nothing too much."""
+    return score_row(row.counts) >= PERFECT
 
 
 def _describe(row: Row, text: str, protocol: Protocol) -> dict[str, Any]:
@@ -43,11 +48,12 @@ def _describe(row: Row, text: str, protocol: Protocol) -> dict[str, Any]:
         "gold": cut(record["target"]),
         "prediction": cut(text),
         "parsed_gold": cut(row.reference.gold),
-        "parsed_prediction": cut(_parse(row, text, protocol)),
+        "parsed_prediction": cut(parse_again(row, text, protocol)),
     }
 
 
-def _parse(row: Row, text: str, protocol: Protocol) -> Answer:
+def parse_again(row: Row, text: str, protocol: Protocol) -> Answer:
+    """Returns what the text of a row, which is counted already, is read as."""
     try:
         return parse_answer(text, row.task, row.reference.choices, protocol)
     except FatalRowError:
