@@ -262,7 +262,7 @@ IDLE = (
     ),
     Idle(
         ("generate.top_p", "generate.top_k"),
-        lambda config: config.generate.temperature == 0,
+        lambda config: config.generate.temperature == 0 and config.task != "serve",  # a request may draw
         lambda config: "generate.temperature=0",
     ),
     Idle(

@@ -207,7 +207,7 @@ class Answerer:
         """
         if not prompt:
             raise Refusal(422, f"{asked.field} has no tokens", param=asked.field, code="invalid_value")
-        used = len(prompt) + len(self.engine.virtual)
+        used = len(prompt)
         wanted = asked.settings.max_new_tokens
         room = self.context - used
         if room < 1 or (asked.wants_tokens and wanted > room):

@@ -189,6 +189,7 @@ class Answering(Response):
             watch.cancel()
             if self.answers.first_token_at is not None:
                 self.app.metrics.first_token.add(self.answers.first_token_at - scope["started"])
+            self.app.metrics.duration.add(time.monotonic() - scope["started"])
 
     async def _whole(self, send: Send) -> None:
         texts = [""] * len(self.answers.choices)

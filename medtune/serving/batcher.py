@@ -18,6 +18,10 @@ from medtune.serving.errors import Refusal, failed, too_busy, unavailable
 
 # Prompt tokens that are read between two steps of the running rows, which wait meanwhile.
 PREFILL_TOKENS = 4096
+# Rows that have ended wait for others to take their places, since taking them out copies all that stay.
+# They go when they are this share of all, or when so many columns are padding.
+SHARE_OF_ENDED = 0.25
+MOST_PADDING = 64
 IDLE_SECONDS = 0.2  # between two looks at whether the server is to stop
 
 log = logging.getLogger(__name__)
@@ -102,12 +106,19 @@ class Batcher:
         self.max_rows, self.max_tokens, self.max_queue = max_rows, max_tokens, max_queue
         self.call = call
         self.counts = Counts()
-        self.running: list[Job] = []  # in the order of the decoding's rows
+        self._places: list[Job | None] = []  # in the order of the decoding's rows; None: it has ended
         self._decoding: Decoding | None = None
         self._joins = True  # until the model's cache turns out not to
         self._waiting: deque[Job] = deque()
         self._condition = threading.Condition()
         self._closed = False
+        context = engine.context
+        self._most = None if context is None else context + len(engine.virtual)
+
+    @property
+    def running(self) -> list[Job]:
+        """Jobs with a place in the batch."""
+        return [job for job in self._places if job is not None]
 
     @property
     def waiting(self) -> int:
@@ -166,23 +177,41 @@ class Batcher:
         while self.running and time.monotonic() < deadline:
             self.turn()
         self._tell([(job, job.drain(), unavailable("stopping")) for job in self.running])
-        self.running, self._decoding = [], None
+        self._forget()
 
     def _tell(self, events: list[Event]) -> None:
         if events:
             self.call(hand_out, events)
 
-    def _drop_cancelled(self) -> None:
-        kept = [place for place, job in enumerate(self.running) if not job.cancelled]
-        self.counts.cancelled += len(self.running) - len(kept)
-        self._keep(kept)
+    def _forget(self) -> None:
+        self._places, self._decoding = [], None
 
-    def _keep(self, places: list[int]) -> None:
-        if len(places) < len(self.running) and self._decoding is not None:
-            self.running = [self.running[place] for place in places]
-            self._decoding.keep(places)
-            if not places:
-                self._decoding = None
+    def _drop_cancelled(self) -> None:
+        for place, job in enumerate(self._places):
+            if job is not None and job.cancelled:
+                self._places[place] = None
+                self.counts.cancelled += 1
+
+    def _take_out_ended(self, *, only_if_due: bool = False) -> None:
+        """Lets rows that have ended leave the decoding."""
+        decoding = self._decoding
+        if decoding is None:
+            return
+        live = [place for place, job in enumerate(self._places) if job is not None]
+        if not live:
+            self._forget()
+        elif len(live) < len(self._places) and not (only_if_due and not self._is_due(decoding, live)):
+            self._places = [self._places[place] for place in live]
+            decoding.keep(live)
+
+    def _is_due(self, decoding: Decoding, live: Sequence[int]) -> bool:
+        rows = decoding.rows
+        if len(rows) - len(live) >= len(rows) * SHARE_OF_ENDED:
+            return True
+        if decoding.mask.shape[1] - max(rows[place].length for place in live) >= MOST_PADDING:
+            return True
+        # A row that has ended goes on all the same, up to the last position that the model knows.
+        return self._most is not None and any(row.length >= self._most for row in rows)
 
     def _admit(self, events: list[Event]) -> None:
         jobs = self._next_jobs()
@@ -191,15 +220,16 @@ class Batcher:
 
     def _next_jobs(self) -> list[Job]:
         """The jobs at the head of the queue for which there is room."""
-        if self.running and not self._joins:
+        running = self.running
+        if running and not self._joins:
             return []
         jobs: list[Job] = []
         tokens = 0
-        longest = max((job.size for job in self.running), default=0)
+        longest = max((job.size for job in running), default=0)
         with self._condition:
             while self._waiting:
                 job = self._waiting[0]
-                rows = len(self.running) + len(jobs) + 1
+                rows = len(running) + len(jobs) + 1
                 longest = max(longest, job.size)
                 tokens += len(job.request.prompt)
                 if rows > 1 and (rows > self.max_rows or rows * longest > self.max_tokens):
@@ -246,15 +276,30 @@ class Batcher:
             decoding.keep(kept)
         jobs = [jobs[place] for place in kept]
         try:
-            if self._decoding is None:
-                self._decoding = decoding
-            else:
-                self._decoding.join(decoding)
+            self._enter(decoding, jobs)
         except Exception:
             self._fail([*self.running, *jobs], events, "joining rows")
-            self.running, self._decoding = [], None
+            self._forget()
+
+    def _enter(self, decoding: Decoding, jobs: list[Job]) -> None:
+        """Gives rows their places in the batch: those of rows that have ended, if they are enough."""
+        free = [place for place, job in enumerate(self._places) if job is None]
+        if (
+            self._decoding is not None
+            and self._decoding.can_replace
+            and len(jobs) <= len(free) < len(self._places)
+        ):
+            places = free[: len(jobs)]
+            self._decoding.replace(places, decoding)
+            for place, job in zip(places, jobs, strict=True):
+                self._places[place] = job
             return
-        self.running += jobs
+        self._take_out_ended()
+        if self._decoding is None:
+            self._decoding = decoding
+        else:
+            self._decoding.join(decoding)
+        self._places += jobs
 
     def _step(self, events: list[Event]) -> None:
         if self._decoding is None:
@@ -264,24 +309,28 @@ class Batcher:
             tokens = self._decoding.step()
         except Exception:  # of the model: whatever it is, the server lives on
             self._fail(self.running, events, "a step")
-            self.running, self._decoding = [], None
+            self._forget()
             return
         self.counts.steps += 1
-        self.counts.rows += len(tokens)
-        self._keep(self._hand(self.running, tokens, events))
+        self.counts.rows += len(self.running)
+        kept = set(self._hand(self._places, tokens, events))
+        self._places = [job if place in kept else None for place, job in enumerate(self._places)]
+        self._take_out_ended(only_if_due=True)
         self.counts.step_seconds += time.perf_counter() - started
 
-    def _hand(self, jobs: list[Job], tokens: list[int], events: list[Event]) -> list[int]:
+    def _hand(self, jobs: Sequence[Job | None], tokens: list[int], events: list[Event]) -> list[int]:
         """Gives each job its token; returns the places of those that go on."""
         kept = []
         stop_ids = self.engine.stop_ids
         for place, (job, token) in enumerate(zip(jobs, tokens, strict=True)):
+            if job is None:
+                continue
+            self.counts.tokens += 1
             end = job.take(token, stop_ids)
             if end is None:
                 kept.append(place)
             if end is not None or not job.at_once:
                 events.append((job, job.drain(), end))
-        self.counts.tokens += len(tokens)
         return kept
 
     def _fail(self, jobs: Sequence[Job], events: list[Event], what: str) -> None:

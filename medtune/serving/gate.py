@@ -59,8 +59,7 @@ class Gate:
                 status = message["status"]
             await send(message)
 
-        started = time.monotonic()
-        scope["started"] = started
+        scope["started"] = time.monotonic()
         self.metrics.open += 1
         try:
             self._check(scope)
@@ -74,7 +73,6 @@ class Gate:
         finally:
             self.metrics.open -= 1
             self.metrics.requests[self._path(scope), scope.get("gone") or status] += 1
-            self.metrics.duration.add(time.monotonic() - started)
 
     def _path(self, scope: Scope) -> str:
         path = str(scope["path"])

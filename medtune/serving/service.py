@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from types import FrameType
 
 from medtune.config.schema import Config, ServeConfig
@@ -55,7 +56,8 @@ class Service:
         """Makes a model ready to answer."""
         engine, settings = responder.engine, self.settings
         assert isinstance(engine, TransformersEngine)
-        context = min(engine.context or settings.max_batch_tokens, settings.max_batch_tokens)
+        most = settings.max_batch_tokens - len(engine.virtual)
+        context = min(engine.context or most, most)
         batcher = Batcher(
             engine,
             max_rows=settings.max_batch_rows,
@@ -67,7 +69,7 @@ class Service:
         answerer = Answerer(engine, responder.tokenizer, responder.template, batcher, context, encoding)
         limits = Limits(
             self.model,
-            responder.settings,
+            replace(responder.settings, num_beams=1),
             max_tokens=min(settings.max_tokens or context, context),
             max_choices=settings.max_batch_rows,
             vocabulary=min(len(responder.tokenizer), embedding_rows(engine.model)),

@@ -197,6 +197,12 @@ BASE = Config(data=DataConfig(eval_splits=["test"]), trainer=TrainerConfig(devic
             id="the_fits_own_bar",
         ),
         pytest.param(
+            replace(BASE, task="generate"),
+            "serve.port",
+            "serve.port has no effect: task=generate does not use it",
+            id="port_of_generate",
+        ),
+        pytest.param(
             replace(BASE, task="chat"),
             "generate.batch_tokens",
             "generate.batch_tokens has no effect: task=chat does not use it",
@@ -255,7 +261,16 @@ def test_a_key_that_is_not_read_is_named(config, key, warning):
             replace(BASE, generate=GenerateConfig(temperature=0.7)), ["generate.top_p"], id="sampling"
         ),
         pytest.param(BASE, ["experiment", "debug", "sweep", "name", "seed", "task"], id="always_read"),
-        pytest.param(replace(BASE, task="chat"), ["weights", "template", "generate.temperature"], id="chat"),
+        pytest.param(
+            replace(BASE, task="chat"),
+            ["weights", "template", "generate.temperature", "chat.multi_turn"],
+            id="chat",
+        ),
+        pytest.param(
+            replace(BASE, task="serve"),
+            ["weights", "template", "serve.port", "generate.top_p"],
+            id="defaults_of_requests",
+        ),
         pytest.param(
             replace(BASE, adapter=AdapterConfig("lora"), trainer=TrainerConfig(precision="bf16-mixed")),
             ["model.dtype", "model.attention", "model.fused_kernels"],
