@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medtune.config.data_checks import data_problems
+from medtune.config.evaluations import evaluation_problems
 from medtune.config.generate_checks import GENERATION_RULES
 from medtune.config.keys import schema_keys, section_names, value_of
 from medtune.config.load import show
+from medtune.config.measure_checks import measure_problems
 from medtune.config.model_checks import network_problems
 from medtune.config.nodes import node_problems
-from medtune.config.paths import path_problems
+from medtune.config.paths import path_problems, splits_answered
 from medtune.config.schema import GPU_ATTENTION, Config
+from medtune.config.serve_checks import serve_problems
 from medtune.config.suggest import did_you_mean, nearest, nearest_key
 from medtune.config.templates import template_problems
 from medtune.config.unused import has_validation
@@ -108,6 +111,10 @@ RANGES = (
     Range("checkpoint.keep_best", 0),
     Range("checkpoint.keep_every_n_steps", 1),
     Range("eval.limit", 1),
+    Range("evaluate.shots", 0),
+    Range("evaluate.worst_rows", 0),
+    Range("eval.every_n_steps", 1),
+    Range("eval.limit_per_task", 1),
     Range("generate.max_new_tokens", 1),
     Range("generate.batch_tokens", 1),
     Range("generate.temperature", 0),
@@ -118,6 +125,16 @@ RANGES = (
     Range("generate.length_penalty", -INFINITY, INFINITY, below=True),
     Range("generate.merge_shards", 1),
     Range("launcher.master_port", 1, 65535),
+    Range("serve.port", 0, 65535),
+    Range("serve.max_batch_rows", 1),
+    Range("serve.max_batch_tokens", 2),
+    Range("serve.max_queue", 1),
+    Range("serve.max_tokens", 1),
+    Range("serve.max_body_bytes", 1024),
+    Range("serve.max_connections", 1),
+    Range("serve.request_timeout", 0, above=True, below=True),
+    Range("serve.client_timeout", 0, above=True, below=True),
+    Range("serve.shutdown_timeout", 0, 45),
 )
 
 
@@ -230,6 +247,8 @@ def best_problems(config: Config) -> Iterator[str]:
     if config.task != "train" or not config.checkpoint.keep_best:
         return
     monitor = config.checkpoint.monitor
+    if monitor.startswith("eval/"):
+        return  # launch.evaluations knows the tasks
     if not has_validation(config):
         yield (
             f"checkpoint.keep_best={config.checkpoint.keep_best} chooses by {monitor}, but "
@@ -238,6 +257,8 @@ def best_problems(config: Config) -> Iterator[str]:
     names = ["val/loss", "val/accuracy", *(f"val/loss/{name}" for name in config.data.mix)]
     if config.objective == "pretrain":
         names.append("val/perplexity")
+    if config.eval.every_n_steps is not None:
+        names += ["eval/score", "eval/TASK"]
     if monitor not in names:
         meant = did_you_mean(nearest(monitor, names))
         yield f"checkpoint.monitor={monitor} is none of {', '.join(names)}{meant}"
@@ -265,11 +286,33 @@ def determinism_problems(config: Config) -> Iterator[str]:
         )
 
 
+def against_problems(config: Config) -> Iterator[str]:
+    """A run that is compared with itself."""
+    if config.evaluate.against is not None and config.evaluate.against == config.run_dir:
+        yield f"evaluate.against={config.evaluate.against} is run_dir too; name another run"
+
+
+def submission_problems(config: Config) -> Iterator[str]:
+    """A submission of several splits, or of a part of one."""
+    if config.task != "evaluate" or not config.evaluate.submission:
+        return
+    splits = splits_answered(config)
+    if len(splits) > 1:
+        yield f"evaluate.submission=true packs one split, not {', '.join(splits)}; set generate.split=NAME"
+    limits = {"data.max_examples": config.data.max_examples}
+    if not config.evaluate.predictions:
+        limits["eval.limit"] = config.eval.limit
+    for key, limit in limits.items():
+        if limit is not None:
+            yield f"evaluate.submission=true needs every row, but {key}={limit}; leave {key} out"
+
+
 RULES: tuple[Rule, ...] = (
     range_problems,
     batch_problems,
     node_count_problems,
     data_problems,
+    measure_problems,
     network_problems,
     export_problems,
     template_rules,
@@ -278,6 +321,10 @@ RULES: tuple[Rule, ...] = (
     best_problems,
     determinism_problems,
     *GENERATION_RULES,
+    evaluation_problems,
     path_problems,
     node_problems,
+    submission_problems,
+    against_problems,
+    serve_problems,
 )

@@ -17,5 +17,6 @@ FORMAT_COLUMNS: dict[str, dict[str, tuple[str, ...]]] = {
         **TURN,
     },
     "text": {"text": ("text",)},
+    "exam": {},  # the fields of the released exams; see data/reading/formats/exam.py
 }
 """By format, the columns that it reads by their key, each with its usual names, the commonest first."""

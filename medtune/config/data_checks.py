@@ -196,7 +196,7 @@ def answer_problems(config: Config, sources: dict[str, SourceConfig]) -> Iterato
             yield f"data.eval_splits: {split} is text, which has no prompts to answer; leave it out"
     if config.task == "generate" and not config.generate.input and not answered:
         yield "task=generate has nothing to answer; set generate.split=SPLIT or generate.input=FILE"
-    if config.task == "evaluate" and not answered:
+    if config.task == "evaluate" and not answered and not config.evaluate.perplexity:
         if not config.evaluate.predictions:
             yield "task=evaluate has nothing to answer; set generate.split=SPLIT"
         elif not config.evaluate.references:

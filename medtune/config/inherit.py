@@ -14,8 +14,9 @@ from medtune.runtime.record import read_json
 
 # What the weights were trained with, and what using them therefore needs.
 # The seed draws the base under an adapter when model.init=random.
-SECTIONS_OF_WEIGHTS = ("model", "adapter", "quantization", "template", "data", "seed")
-TASKS_ON_WEIGHTS = ("generate", "evaluate", "export", "chat")
+# What was learned of dialogues is what their perplexity is of.
+SECTIONS_OF_WEIGHTS = ("model", "adapter", "quantization", "template", "data", "seed", "objective")
+TASKS_ON_WEIGHTS = ("generate", "evaluate", "export", "chat", "serve")
 RUN_RECORD = "config.yaml"
 EXPORT_RECORD = "medtune.json"
 LEVELS_UP = 3  # from what lies in RUN/checkpoints/X

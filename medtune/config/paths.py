@@ -8,7 +8,7 @@ from typing import Any
 
 from medtune.config.keys import value_of
 from medtune.config.schema import Config, SourceConfig
-from medtune.config.sources import source_of_split
+from medtune.config.sources import source_of_split, sources_with_split
 from medtune.runtime.errors import ConfigError
 
 PATH_KEYS = (
@@ -18,6 +18,7 @@ PATH_KEYS = (
     "generate.output",
     "evaluate.predictions",
     "evaluate.references",
+    "evaluate.against",
     "export.output",
     "export.llama_cpp",
     "adapter.start",
@@ -102,6 +103,7 @@ def path_problems(config: Config) -> Iterator[str]:
         ("generate.input", "a file of prompts"),
         ("evaluate.predictions", "a predictions file"),
         ("evaluate.references", "a file of gold records"),
+        ("evaluate.against", "a run folder with predictions, or a predictions file"),
     ):
         path = value_of(config, key)
         if path and uses(config, key) and not Path(path).exists():
@@ -118,10 +120,11 @@ def path_problems(config: Config) -> Iterator[str]:
 def uses(config: Config, key: str) -> bool:
     """Whether the task reads the file at ``key``."""
     readers = {
-        "weights": ("generate", "evaluate", "export", "chat"),
+        "weights": ("generate", "evaluate", "export", "chat", "serve"),
         "generate.input": ("generate",),
         "evaluate.predictions": ("evaluate",),
         "evaluate.references": ("evaluate",),
+        "evaluate.against": ("evaluate",),
     }
     return config.task in readers[key]
 
@@ -190,6 +193,8 @@ def splits_read(config: Config) -> list[str]:
     """The splits whose files the task opens."""
     answered = splits_answered(config)
     data = config.data
+    if measures_perplexity(config):
+        return files_measured(config)
     prefixes = [f"{name}/" for name in data.mix] or [""]
     if config.task in ("train", "prepare"):
         learned = [f"{prefix}{split}" for prefix in prefixes for split in ("train", "validation")]
@@ -206,8 +211,38 @@ def splits_answered(config: Config) -> list[str]:
     named = [config.generate.split] if config.generate.split else []
     if config.task == "train":
         return config.data.eval_splits if config.eval.after_fit is not False else []
+    if measures_perplexity(config):
+        return []  # nothing is answered; see splits_measured
     if config.task == "generate":
         return [] if config.generate.input else named or config.data.eval_splits[:1]
     if config.task == "evaluate" and config.evaluate.predictions:
         return named or ([] if config.evaluate.references else config.data.eval_splits[:1])
     return named or config.data.eval_splits if config.task == "evaluate" else []
+
+
+def measures_perplexity(config: Config) -> bool:
+    """Whether the run measures texts in place of answering prompts."""
+    return config.task == "evaluate" and config.evaluate.perplexity
+
+
+def splits_measured(config: Config) -> list[str]:
+    """The splits whose perplexity is asked for."""
+    if config.generate.split:
+        return [config.generate.split]
+    try:
+        is_held_out = bool(sources_with_split(config.data, "validation"))
+    except ConfigError:
+        is_held_out = False  # data_checks says what is wrong
+    return ["validation"] if is_held_out else list(config.data.eval_splits)
+
+
+def files_measured(config: Config) -> list[str]:
+    """The splits, each of one source, whose files a measurement opens; what is held out lies in ``train``."""
+    try:
+        found = [pair for split in splits_measured(config) for pair in sources_with_split(config.data, split)]
+    except ConfigError:
+        return []  # data_checks says so
+    prefix = "{}/" if config.data.mix else ""
+    return [
+        prefix.format(source.name) + (split if split in source.splits else "train") for source, split in found
+    ]

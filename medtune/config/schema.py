@@ -21,7 +21,7 @@ ALL_LINEAR = "all-linear"  # every linear layer but the output head
 WHOLE_MODELS = ("none", "freeze")  # adapter names whose result is a model, not an adapter
 FOUR_BITS = ("nf4", "fp4")
 GPU_ATTENTION = ("flex_attention", "flash_attention_2")
-TASKS = ("train", "prepare", "generate", "evaluate", "export", "chat")
+TASKS = ("train", "prepare", "generate", "evaluate", "export", "chat", "serve")
 
 
 @dataclass
@@ -220,11 +220,12 @@ class SourceConfig:
     """SHA-1 of a split's file, as a registry gives it."""
     verify: bool = True
     """Compare files with ``sha1``; a difference is an error."""
-    format: str = choice("auto", "promptcblue", "pair", "alpaca", "messages", "preference", "text")
+    format: str = choice("auto", "promptcblue", "pair", "alpaca", "messages", "preference", "text", "exam")
     """``promptcblue``: input/target records; ``pair``: any column names; ``alpaca``:
     instruction/input/output/history; ``messages``: turns as OpenAI or ShareGPT spell them; ``preference``:
     a chosen and a rejected response (sft learns the chosen); ``text``: a document per line (.txt) or per
-    record. ``auto``: told from the first record."""
+    record; ``exam``: multiple-choice questions as CMB, CMExam and C-Eval are released. ``auto``: told from
+    the first record."""
     splits: dict[str, str] = field(default_factory=dict)
     """Split name to file, folder or pattern (``*.jsonl``) in ``dir``. ``train`` is learned, ``validation``
     watched. Files may be txt, json, jsonl, csv, tsv or parquet, packed with gz, xz or zst."""
@@ -510,6 +511,17 @@ class EvalConfig:
     """Score rules without learning (majority, constant, random candidate) as a row of the table."""
     untrained: bool | None = None
     """Score the model before training as a row of the table. null: only with ``model.init=random``."""
+    every_n_steps: int | None = None
+    """Also generate and score every so many steps of the training, and after the last one, greedily and on a
+    choice of ``eval.split``: ``eval/score``, ``eval/TASK``, and what it cost. null: never."""
+    split: str | None = None
+    """Split that is answered during training, and by task=evaluate without ``generate.split``. null: the
+    validation split, else the first of ``data.eval_splits`` (task=evaluate: all of these)."""
+    tasks: list[str] | None = None
+    """PromptCBLUE tasks that are answered during training, and by task=evaluate. null: all."""
+    limit_per_task: int | None = None
+    """Most examples of each task that are answered during training, and by task=evaluate; chosen by a hash of
+    ``seed`` and what the example says. null: 20 during training, all for task=evaluate."""
 
 
 @dataclass
@@ -571,6 +583,25 @@ class EvaluateConfig:
     """File with the gold records. null: ``generate.split`` of ``data``."""
     protocol: str = choice("ccks2023", "chip2023")
     """PromptCBLUE's rules: CCKS-2023 (16 tasks) or CHIP-2023 (18 tasks)."""
+    perplexity: bool = False
+    """Instead of answers: loss, perplexity and bits per character of each source of ``generate.split``. null
+    there: of ``validation``, also where that is held out, else of ``data.eval_splits``."""
+    exam: str = choice("generate", "likelihood")
+    """How a multiple-choice exam is taken: ``generate``: letters read from the generated answer;
+    ``likelihood``: the letters that the model finds likeliest."""
+    shots: int = 0
+    """Exam questions with their answers in front of each question, as earlier turns."""
+    shots_split: str | None = None
+    """Split that they come from, the first of the same kind and subject. null: ``dev``, else ``train``."""
+    worst_rows: int = 20
+    """Rows of each task that ``RUN_DIR/details`` shows with input, gold, prediction and what they were read
+    as, the worst first. 0: none."""
+    submission: bool = False
+    """Write ``RUN_DIR/submission/test_predictions.zip`` as the organisers of PromptCBLUE take it; the answers
+    of a test split, which cannot be scored, too."""
+    against: str | None = None
+    """A run folder, or a predictions file, with answers to the same records: PromptCBLUE's scores are
+    compared task by task, with bootstrap intervals."""
 
 
 @dataclass
@@ -587,6 +618,56 @@ class ExportConfig:
     """Also write a GGUF file of this type, by llama.cpp's own converter."""
     llama_cpp: str | None = None
     """llama.cpp's folder, with ``convert_hf_to_gguf.py``. null: the environment's LLAMA_CPP."""
+
+
+@dataclass
+class ChatConfig:
+    """The conversation of ``task=chat``."""
+
+    multi_turn: bool = True
+    """Show the model the conversation so far; false answers each prompt alone, as an instruction."""
+    system: str | None = None
+    """System prompt to begin with. null: the template's own, if it has one."""
+
+
+@dataclass
+class ServeConfig:
+    """The HTTP server of ``task=serve``; see docs/serving.md."""
+
+    host: str = "127.0.0.1"
+    """Address to listen at: this machine only. Another needs ``api_key_env`` or ``allow_public=true``."""
+    port: int = 8000
+    """Port to listen at. 0: a free one, which is printed."""
+    model_name: str | None = None
+    """What clients call the model. null: ``model.name``."""
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the key which clients must send; never the key itself.
+    null: no key."""
+    allow_public: bool = False
+    """Listen beyond this machine without a key."""
+    cors_origins: list[str] = field(default_factory=list)
+    """Web pages' origins (``https://chat.example.org``, or ``*``) that may call from a browser."""
+    worker_routes: bool = False
+    """Also serve ``/worker_generate`` (lines of JSON) and ``/worker_get_status``, for old clients."""
+    max_batch_rows: int = 64
+    """Most answers that are decoded together."""
+    max_batch_tokens: int = 65536
+    """Most tokens of a batch: rows times the longest of them, prompt and room for its answer. One row must
+    keep to it too."""
+    max_queue: int = 128
+    """Most answers that wait for a place in the batch; a request beyond is refused with 429."""
+    max_tokens: int | None = None
+    """Most tokens of an answer that a client may ask for. null: what the model's context leaves."""
+    max_body_bytes: int = 1_000_000
+    """Largest body of a request."""
+    max_connections: int = 512
+    """Most open connections."""
+    request_timeout: float = 600.0
+    """Seconds from a request's arrival to the end of its answer."""
+    client_timeout: float = 30.0
+    """Seconds for a client to send its headers, then its body, and to take what was sent."""
+    shutdown_timeout: float = 10.0
+    """Seconds that running answers have to end after Ctrl-C or SIGTERM, before they are cut."""
 
 
 @dataclass
@@ -621,8 +702,8 @@ class Config:
     objective: str = choice("sft", "pretrain")
     """What is learned: the responses, or every token."""
     weights: str | None = None
-    """What generate, evaluate, export and chat work on: a run folder, a checkpoint in one, or an exported
-    model or adapter folder. null: ``model`` as configured."""
+    """What generate, evaluate, export, chat and serve work on: a run folder, a checkpoint in one, or an
+    exported model or adapter folder. null: ``model`` as configured."""
     resume: str = "never"
     """``never``; ``auto``: the newest whole checkpoint of ``run_dir``, if any; or a checkpoint's path."""
     resume_allow: list[str] = field(default_factory=list)
@@ -650,3 +731,5 @@ class Config:
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
+    chat: ChatConfig = field(default_factory=ChatConfig)
+    serve: ServeConfig = field(default_factory=ServeConfig)

@@ -24,6 +24,7 @@ from medtune.config.paths import HUB_ID, with_absolute_paths
 from medtune.config.registry import resolve_registry
 from medtune.config.resolvers import CONF
 from medtune.config.schema import WHOLE_MODELS, ColumnsConfig, Config, TemplateConfig
+from medtune.config.serve_checks import one_process_problems
 from medtune.config.sources import SOURCE_KEYS
 from medtune.config.unused import unused_warning, within
 from medtune.runtime.errors import ConfigError
@@ -79,6 +80,7 @@ def settle(
     notes += borrow_tokenizer(config, typed)
     notes += choose_evaluation(config)
     unresolved = resolve_registries(config)
+    crowded = list(one_process_problems(config))
     choose_devices(config, machine)
     unbatched = batch_rows(config, typed)
     found = [
@@ -87,6 +89,7 @@ def settle(
         *unmixed,
         *unreadable,
         *unresolved,
+        *crowded,
         *unbatched,
         *check(config, machine, rules),
     ]

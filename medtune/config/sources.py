@@ -31,6 +31,25 @@ def read_source(data: DataConfig, name: str, problems: list[str]) -> SourceConfi
     return read_section(SourceConfig, values, f"data.sources.{name}.", problems)
 
 
+def sources_with_split(data: DataConfig, split: str) -> list[tuple[SourceConfig, str]]:
+    """The sources that have a split, and its name there; none where it is the name of none.
+
+    In a mix ``SOURCE/SPLIT`` is that of one source, and ``SPLIT`` alone that of each that has it.
+    ``validation`` is also what ``validation_size`` holds out of ``train``.
+    """
+    sources = sources_of(data)
+    name, _, inner = split.partition("/")
+    if data.mix and inner:
+        sources, split = {key: source for key, source in sources.items() if key == name}, inner
+    return [(source, split) for source in sources.values() if has_split(source, split)]
+
+
+def has_split(source: SourceConfig, split: str) -> bool:
+    """Whether a source has a split of its own or holds one out; of a hub data set it may turn out later."""
+    is_held_out = split == "validation" and source.validation_size is not None
+    return split in source.splits or is_held_out or bool(source.hub and not source.splits)
+
+
 def source_of_split(data: DataConfig, split: str) -> tuple[SourceConfig, str]:
     """The source that a split belongs to, and the split's name there.
 

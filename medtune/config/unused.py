@@ -20,6 +20,7 @@ DECODING = (
 SAMPLING = (*DECODING, "generate.batch_tokens")
 BEAMS = ("generate.num_beams", "generate.length_penalty")
 ANSWERS = (*SAMPLING, *BEAMS, "generate.choices", "generate.overlong", "generate.engine", "generate.vllm")
+SCORING = ("evaluate.protocol", "evaluate.worst_rows")
 DEVICES = (
     "trainer.accelerator",
     "trainer.devices",
@@ -43,6 +44,7 @@ ROWS = (
     *("data.dedup", "data.dedup_threshold", "data.contamination", "data.mix_by", "data.mix_temperature"),
     *("data.mix_stop",),
 )
+EXAMS = ("evaluate.exam", "evaluate.shots", "evaluate.shots_split")
 # Keys that describe one data set, and therefore nothing in a mix.
 OF_ONE_SOURCE = (
     *("data.dir", "data.origin", "data.hub", "data.subset", "data.revision", "data.folder", "data.streaming"),
@@ -65,17 +67,19 @@ READ_BY_TASK = {
     "train": (
         *("objective", "resume", "resume_allow", "model", "adapter", "quantization", *TEXT, "optim"),
         *("schedule", "loss", "strategy"),
-        *("trainer", "logger", "callbacks", "launcher", "checkpoint", "eval", *ANSWERS),
-        "evaluate.protocol",
+        *("trainer", "logger", "callbacks", "launcher", "checkpoint", "eval", *ANSWERS, *SCORING, *EXAMS),
     ),
     "prepare": (
         *("objective", *TEXT, "model.name", "model.path", "model.revision", "model.tokenizer"),
         *("model.model_type", "model.init", "trainer.accelerator", "trainer.max_steps", "trainer.devices"),
     ),
     "generate": (*MODEL, *TEXT, *DEVICES, "launcher", "generate"),
-    "evaluate": (*MODEL, *TEXT, *DEVICES, "launcher", "generate.split", *ANSWERS, "evaluate", "eval"),
+    "evaluate": (
+        *(*MODEL, *TEXT, *DEVICES, "launcher", "generate.split", *ANSWERS, "evaluate", "eval", "objective"),
+    ),
     "export": (*MODEL, "template", "objective", "export", "trainer.accelerator", "trainer.precision"),
-    "chat": (*MODEL, "template", *DECODING, "trainer.accelerator", "trainer.precision"),
+    "chat": (*MODEL, "template", *DECODING, "trainer.accelerator", "trainer.precision", "chat"),
+    "serve": (*MODEL, "template", *DECODING, "trainer.accelerator", "trainer.precision", "serve"),
 }
 # What a config.json says of a network.
 NETWORK_KEYS = (
@@ -258,7 +262,7 @@ IDLE = (
     ),
     Idle(
         ("generate.top_p", "generate.top_k"),
-        lambda config: config.generate.temperature == 0,
+        lambda config: config.generate.temperature == 0 and config.task != "serve",  # a request may draw
         lambda config: "generate.temperature=0",
     ),
     Idle(
@@ -312,13 +316,45 @@ IDLE = (
         lambda config: "resume=never",
     ),
     Idle(
-        ("eval.limit", "eval.trivial", "eval.untrained", *ANSWERS, "evaluate.protocol"),
+        ("eval.limit", *ANSWERS, *SCORING, *EXAMS),
+        lambda config: (
+            config.task == "train" and config.eval.after_fit is False and not answers_early(config)
+        ),
+        lambda config: "eval.after_fit=false",
+    ),
+    Idle(
+        ("generate.temperature", "generate.top_p", "generate.top_k"),
+        lambda config: config.task == "train" and config.eval.after_fit is False and answers_early(config),
+        lambda config: "eval.after_fit=false (answers during training are greedy)",
+    ),
+    Idle(
+        ("eval.trivial", "eval.untrained"),
         lambda config: config.task == "train" and config.eval.after_fit is False,
         lambda config: "eval.after_fit=false",
     ),
     Idle(
-        (*ANSWERS, "evaluate.protocol", "eval"),
+        ("eval.split", "eval.tasks", "eval.limit_per_task"),
+        lambda config: config.task == "train" and not answers_early(config),
+        lambda config: "eval.every_n_steps=null (they choose what is answered during training)",
+    ),
+    Idle(
+        ("eval.after_fit", "eval.trivial", "eval.untrained"),
         lambda config: config.task == "train" and not config.data.eval_splits,
+        lambda config: "data.eval_splits=[]",
+    ),
+    Idle(
+        ("data.eval_splits", "evaluate.references", "eval.split"),
+        lambda config: config.task == "evaluate" and config.generate.split is not None,
+        lambda config: f"generate.split={config.generate.split}",
+    ),
+    Idle(
+        ("data.eval_splits",),
+        lambda config: config.task == "evaluate" and config.eval.split is not None,
+        lambda config: f"eval.split={config.eval.split}",
+    ),
+    Idle(
+        (*ANSWERS, *SCORING, *EXAMS, "eval"),
+        lambda config: config.task == "train" and not config.data.eval_splits and not answers_early(config),
         lambda config: "data.eval_splits=[]",
     ),
     Idle(
@@ -362,6 +398,7 @@ IDLE = (
             config.task == "train"
             and (config.adapter.name == "none" or not config.trainer.precision.endswith("-mixed"))
             and (config.eval.after_fit is False or not config.data.eval_splits)  # answers are held in it
+            and not answers_early(config)
         ),
         lambda config: f"adapter={config.adapter.name} trainer.precision={config.trainer.precision}",
     ),
@@ -387,8 +424,51 @@ IDLE = (
     ),
     Idle(
         ROWS,
-        lambda config: config.task in ("generate", "evaluate"),
+        lambda config: config.task == "generate" or (config.task == "evaluate" and not measured(config)),
         lambda config: f"task={config.task}",
+    ),
+    Idle(
+        ("objective",),
+        lambda config: config.task == "evaluate" and not measured(config),
+        lambda config: "evaluate.perplexity=false",
+    ),
+    Idle(
+        (
+            *(*ANSWERS, "eval", *SCORING, "evaluate.references", "data.global_batch_tokens"),
+            *("data.num_workers", "data.dedup", "data.dedup_threshold", "data.contamination"),
+            *("data.mix_by", "data.mix_temperature", "data.mix_stop", "data.max_tokens", *EXAMS),
+        ),
+        lambda config: measured(config),
+        lambda config: "evaluate.perplexity=true",
+    ),
+    Idle(
+        ("data.eval_splits",),
+        lambda config: measured(config) and has_validation(config),
+        lambda config: "evaluate.perplexity=true (validation is measured)",
+    ),
+    Idle(
+        EXAMS,
+        lambda config: not config.data.mix and config.data.format not in ("auto", "exam"),
+        lambda config: f"data.format={config.data.format}",
+    ),
+    Idle(
+        (*DECODING,),
+        lambda config: (
+            config.task in ("train", "evaluate")
+            and config.data.format == "exam"
+            and config.evaluate.exam == "likelihood"
+        ),
+        lambda config: "evaluate.exam=likelihood",
+    ),
+    Idle(
+        ("evaluate.protocol",),
+        lambda config: config.data.format == "exam" and not config.data.mix,
+        lambda config: "data.format=exam",
+    ),
+    Idle(
+        EXAMS,
+        lambda config: config.task == "evaluate" and config.evaluate.predictions is not None,
+        lambda config: "evaluate.predictions",
     ),
     Idle(
         ("export.llama_cpp",),
@@ -396,11 +476,21 @@ IDLE = (
         lambda config: "export.gguf=none",
     ),
     Idle(
-        ("eval.after_fit",),
+        ("eval.after_fit", "eval.every_n_steps"),
         lambda config: config.task == "evaluate",
         lambda config: "task=evaluate",
     ),
 )
+
+
+def measured(config: Config) -> bool:
+    """Whether texts are measured in place of answering prompts."""
+    return config.task == "evaluate" and config.evaluate.perplexity
+
+
+def answers_early(config: Config) -> bool:
+    """Whether answers are generated while the model learns."""
+    return config.eval.every_n_steps is not None
 
 
 def what_weights_hold(config: Config) -> str | None:

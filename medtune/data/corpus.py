@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medtune.config.schema import Config, DataConfig, SourceConfig
-from medtune.config.sources import sources_of
+from medtune.config.sources import sources_of, sources_with_split
 from medtune.data.duplicates.dedup import DedupReport, mark_duplicates
 from medtune.data.duplicates.held_out import Fingerprints, fingerprints_of_split, fingerprints_of_store
 from medtune.data.fates import Fate
@@ -91,6 +91,33 @@ def build_corpus(config: Config, tokenizer: TokenizerSource) -> Corpus:
     return Corpus(pack_splits(config, train, validation), duplicates)
 
 
+def build_split(config: Config, tokenizer: TokenizerSource, split: str) -> PackedSplit:
+    """A split by itself, every document of it once: ``validation`` is what a run is watched on.
+
+    In a mix it has parts of every source that has such a split; ``SOURCE/SPLIT`` is that of one. Texts are
+    measured whole, dialogues by the objective.
+
+    Raises:
+        ValueError: As :func:`build_corpus`, or there is no such split.
+    """
+    data, parts = config.data, []
+    for source, inner in sources_with_split(data, split):
+        stored = inner if inner in source.splits or source.validation_size is None else TRAIN
+        store = prepare_split(
+            source, stored, config.template, tokenizer, cache_folder(data), data.prepare_workers
+        )
+        own = source.objective if data.mix else None
+        objective = "pretrain" if is_text(source, stored) else own or config.objective
+        part = part_of(source, stored, store, objective)
+        if stored == TRAIN:
+            held = held_out(part, data)
+            part.fates[held if inner == TRAIN else ~held] = Fate.VALIDATION if inner == TRAIN else Fate.TRAIN
+        parts.append(part)
+    if not parts:
+        raise ValueError(f"data={data.name} has no split {split!r}")
+    return PackedSplit(parts, data, split, config.seed, is_train=False)
+
+
 def part_of(source: SourceConfig, split: str, store: TokenStore, objective: str) -> Part:
     """A split of a source, all of it kept."""
     return Part(source.name, split, source, store, objective, np.zeros(len(store), dtype=np.uint8))
@@ -127,7 +154,7 @@ def objective_of(config: Config, source: SourceConfig) -> str:
         ValueError: Responses are to be learned of a text, which has none.
     """
     objective = source.objective if config.data.mix and source.objective else config.objective
-    if objective == "pretrain" or not is_text(source):
+    if objective == "pretrain" or not is_text(source, TRAIN):
         return objective
     if config.data.mix and source.objective is None:
         return "pretrain"
@@ -138,11 +165,11 @@ def objective_of(config: Config, source: SourceConfig) -> str:
     )
 
 
-def is_text(source: SourceConfig) -> bool:
-    """Whether a source holds documents rather than prompts and responses."""
+def is_text(source: SourceConfig, split: str) -> bool:
+    """Whether a split of a source holds documents rather than prompts and responses."""
     if source.format != "auto":
         return source.format == "text"
-    return reader_of(source, TRAIN, needs_response=True).format == "text"
+    return reader_of(source, split, needs_response=True).format == "text"
 
 
 def held_out(part: Part, data: DataConfig) -> NDArray[np.bool_]:

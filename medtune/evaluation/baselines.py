@@ -22,7 +22,7 @@ from typing import Any
 
 from medtune.evaluation.promptcblue import PROTOCOLS, score_predictions
 from medtune.evaluation.scores import Scores, TaskScore, mean
-from medtune.evaluation.text import score_texts
+from medtune.evaluation.text import score_headline
 
 Record = Mapping[str, Any]
 
@@ -134,7 +134,7 @@ def _choose_scorer(rows: Sequence[Record]) -> Callable[[Sequence[Record], list[s
     for name, protocol in PROTOCOLS.items():
         if protocol.find_task(task):
             return lambda rows, texts: score_predictions(rows, texts, name).score
-    return lambda rows, texts: score_texts([row["target"] for row in rows], texts).score
+    return lambda rows, texts: score_headline([row["target"] for row in rows], texts)
 
 
 def _find_common_label(records: Sequence[Record]) -> str:

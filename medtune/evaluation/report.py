@@ -33,10 +33,15 @@ def scores_table(rows: Mapping[str, Scores], title: str = "") -> Table:
     Where that is wider than 100 columns, tasks go down the side and systems across. Borders are ASCII:
     terminals with a Chinese font draw box characters twice as wide as they count them.
     """
+    return grid_table(lay_out_scores(rows), title)
+
+
+def grid_table(grid: Grid, title: str = "") -> Table:
+    """A table of cells, header first; the first column is of names, the others of figures."""
     from rich import box
     from rich.table import Table
 
-    header, *body = lay_out_scores(rows)
+    header, *body = grid
     table = Table(title=title or None, box=box.ASCII2, title_justify="left", pad_edge=True)
     for index, name in enumerate(header):
         table.add_column(name, justify="right" if index else "left", no_wrap=True)
@@ -47,7 +52,11 @@ def scores_table(rows: Mapping[str, Scores], title: str = "") -> Table:
 
 def scores_text(rows: Mapping[str, Scores], title: str = "") -> str:
     """Returns the same table as Markdown whose columns also line up where it is read as plain text."""
-    grid = lay_out_scores(rows)
+    return grid_text(lay_out_scores(rows), title)
+
+
+def grid_text(grid: Grid, title: str = "") -> str:
+    """As :func:`grid_table`, in Markdown."""
     widths = [max(measure_width(cell) for cell in column) for column in zip(*grid, strict=True)]
     rule = ["-" * width if index == 0 else "-" * (width - 1) + ":" for index, width in enumerate(widths)]
     lines = ["| " + " | ".join(_pad_cells(cells, widths)) + " |" for cells in (grid[0], rule, *grid[1:])]
@@ -140,7 +149,7 @@ def plot_scores(rows: Mapping[str, Scores], path: Path | str) -> Path:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     _draw_bars(axes, rows, tasks)
-    names = [*map(_make_ascii(tasks, "task"), tasks), name_summary(rows)]
+    names = [*map(make_ascii(tasks, "task"), tasks), name_summary(rows)]
     axes.set_xticks(range(groups), names)
     if groups > 7:
         axes.tick_params(axis="x", labelrotation=45)
@@ -157,7 +166,7 @@ def plot_scores(rows: Mapping[str, Scores], path: Path | str) -> Path:
 
 def _draw_bars(axes: Axes, rows: Mapping[str, Scores], tasks: Sequence[str]) -> None:
     width = 0.8 / len(rows)
-    label = _make_ascii(list(rows), "system")
+    label = make_ascii(list(rows), "system")
     for place, (name, scores) in enumerate(rows.items()):
         reached = [scores.tasks[task].score if task in scores.tasks else 0.0 for task in tasks]
         offset = (place - (len(rows) - 1) / 2) * width
@@ -165,7 +174,7 @@ def _draw_bars(axes: Axes, rows: Mapping[str, Scores], tasks: Sequence[str]) -> 
         axes.bar([group + offset for group in range(len(heights))], heights, width, label=label(name))
 
 
-def _make_ascii(names: Sequence[str], kind: str) -> Callable[[str], str]:
+def make_ascii(names: Sequence[str], kind: str) -> Callable[[str], str]:
     """Returns a function that shortens an ASCII name and numbers any other."""
     places = {name: f"{kind} {place}" for place, name in enumerate(names, start=1)}
     return lambda name: shorten_task(name) if name.isascii() else places[name]

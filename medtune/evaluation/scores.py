@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,8 @@ class TaskScore:
     """Why the official scripts give up on this task; ``score`` is then 0."""
     robust_score: float | None = None
     """The score with each malformed row counted as empty; None where nothing was malformed."""
+    by: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    """The same figures by what the rows are about: ``{"type": {"PER": {"f1": ...}}}``."""
 
     @property
     def robust(self) -> float:
@@ -35,6 +37,8 @@ class TaskScore:
         entry |= {"rows": self.rows, "parse_failures": list(self.parse_failures)}
         if self.error is not None:
             entry |= {"error": self.error, "robust_score": self.robust}
+        if self.by:
+            entry["by"] = self.by
         return entry
 
 
@@ -53,6 +57,10 @@ class Scores:
     tasks: dict[str, TaskScore]
     headline: str | None = None
     """The one task that ``score`` repeats, where it is not the mean of all."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the figures has to know: measures that are left out, texts that were cut."""
+    source: Mapping[str, Any] | None = None
+    """Of a predictions file: its rows, and which of them have no record or no text."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values, in the shape of scores.json."""
@@ -62,6 +70,10 @@ class Scores:
         summary["official_score"] = self.official_score
         summary["official_error"] = self.official_error
         summary["robust_score"] = self.robust_score
+        if self.notes:
+            summary["notes"] = list(self.notes)
+        if self.source is not None:
+            summary["source"] = dict(self.source)
         summary["tasks"] = {name: task.to_dict() for name, task in self.tasks.items()}
         return summary
 

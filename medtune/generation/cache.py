@@ -45,6 +45,20 @@ class RoomyLayer(DynamicLayer):
         self._make_room(columns + ROOM, rows, less)
         self._show(columns)
 
+    def put(self, rows: Tensor, other: "RoomyLayer") -> None:
+        """Writes another layer's columns, of which it has no more, to the end of these rows; copies no other.
+
+        What the rows had in the columns before stays, and must be padding from now on.
+        """
+        if not self._is_own():
+            self._make_room(self.get_seq_length() + ROOM)
+            self._show(self.get_seq_length())
+        start = self.get_seq_length() - other.get_seq_length()
+        for own, new in zip((self.keys, self.values), (other.keys, other.values), strict=True):
+            assert own is not None
+            assert new is not None
+            own[rows, :, start:] = new
+
     def _is_own(self) -> bool:
         return bool(self.views) and self.views[0] is self.keys and self.views[1] is self.values
 
@@ -75,6 +89,12 @@ def roomy_cache(config: PreTrainedConfig) -> DynamicCache | None:
         return None
     cache.layers = [RoomyLayer() for _ in cache.layers]  # type: ignore[no-untyped-call]
     return cache
+
+
+def can_put(cache: Any) -> bool:
+    """Whether rows of a cache can be written over in their places."""
+    layers = getattr(cache, "layers", ())
+    return len(layers) > 0 and all(type(layer) is RoomyLayer for layer in layers)
 
 
 def holds_all_columns(cache: Any) -> bool:

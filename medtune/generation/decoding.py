@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
-from medtune.generation.cache import holds_all_columns, keep_rows, roomy_cache
+from medtune.generation.cache import can_put, holds_all_columns, keep_rows, roomy_cache
 from medtune.generation.choices import Node
 from medtune.generation.sampling import draw_uniforms, penalise_repetition, sample
 from medtune.generation.settings import SamplingSettings
@@ -157,6 +157,44 @@ class Decoding:
             self.input_ids = torch.cat([self.input_ids, other.input_ids])
             self.positions = torch.cat([self.positions, other.positions])
             self.rows = self.rows + other.rows
+            self._rule = _Rule(self.rows, self.input_ids.device)
+        other.keep([])
+
+    @property
+    def can_replace(self) -> bool:
+        """Whether other rows can take the places of rows that have ended."""
+        return self.can_join and can_put(self.cache)
+
+    def replace(self, places: Sequence[int], other: "Decoding") -> None:
+        """Puts the rows of ``other``, which is used up, in the places of rows that have ended.
+
+        Nothing of the other rows is copied, so this is what a batch that always has rows to wait for does;
+        :meth:`keep` and :meth:`join` cost a copy of the whole cache each.
+
+        Args:
+            places: As many as ``other`` has rows.
+            other: Of the same model; it has made at least one step.
+
+        Raises:
+            ValueError: One has made no step, or a cache is of another kind.
+        """
+        if not (self.can_replace and other.can_replace):
+            raise ValueError("rows are replaced only between steps, and only in a cache with room of its own")
+        with torch.inference_mode():
+            chosen = torch.tensor(places, device=self.input_ids.device)
+            width = other.mask.shape[1]
+            self._widen(max(width, self.mask.shape[1]))
+            for own, new in zip(self.cache.layers, other.cache.layers, strict=True):
+                own.put(chosen, new)
+            if self.seen is not None or other.seen is not None:
+                marks = other._marks_beside(self)
+                self.seen = self._marks_beside(other)
+                self.seen[chosen] = marks
+            self.mask[chosen] = pad(other.mask, (self.mask.shape[1] - width, 0))
+            self.input_ids[chosen] = other.input_ids
+            self.positions[chosen] = other.positions
+            for place, row in zip(places, other.rows, strict=True):
+                self.rows[place] = row
             self._rule = _Rule(self.rows, self.input_ids.device)
         other.keep([])
 

@@ -36,6 +36,8 @@ from medtune.runtime.record import write_jsonl
 
 log = logging.getLogger(__name__)
 
+SHARE_OF_FIRST_ESTIMATE = 0.05
+
 
 @dataclass(frozen=True)
 class Question:
@@ -136,11 +138,15 @@ class Responder:
         prompts = [question.prompt.ids for question in questions]
         choices = [question.choices for question in questions]
         limits = answer_limits(prompts, self.settings, self.engine.context, choices)
+        amounts = [len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True)]
+        whole, settled = sum(amounts), 0
         answers: dict[int, Answer] = {}
 
         def done(place: int, ids: Sequence[int]) -> None:
+            nonlocal settled
             answers[place] = self._answer(questions[place], ids, limits[place])
-            advance(1, tokens=len(ids))
+            settled += amounts[place]
+            advance(1, tokens=len(ids), share=settled_share(settled, whole))
             if on_answer is not None:
                 on_answer(place, answers[place])
 
@@ -166,6 +172,16 @@ class Responder:
         closed = question.choices
         text = decode(self.tokenizer, ids) if closed is None else closed.texts[tuple(ids)]
         return Answer(text.strip(), len(ids), len(ids) >= limit, question.prompt.cut)
+
+
+def settled_share(done: int, amount: int) -> float:
+    """The share of the work that is done, in tokens; 0 while it tells nothing of how long the rest takes.
+
+    Longer prompts come first, and fewer of them fit into a batch: by their number alone the end would seem
+    far off. And of the first batch, all was begun when its first answer is complete.
+    """
+    share = done / amount
+    return share if share >= SHARE_OF_FIRST_ESTIMATE else 0.0
 
 
 def build_responder(config: Config, weights: str | None = None) -> Responder:

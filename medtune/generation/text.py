@@ -1,10 +1,14 @@
 """Answers as text while their tokens come."""
 
+import re
 from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what decoding makes of the first bytes of a character
+# A byte of what the vocabulary has no token for. Decoders look at all bytes in a row at once, and one that is
+# wrong takes back those before it.
+BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
@@ -19,8 +23,8 @@ class TextStream:
 
     A character may be spread over several tokens (bytes of a rare one, parts of an emoji) and a token's
     text may depend on the one before it (a sentencepiece space). So a token's text is what it adds to the
-    text of the tokens just before it, and it is held back until its last character is complete. The pieces
-    joined are the text of all ids.
+    text of the tokens just before it, and it is held back until its last character is complete, and behind
+    byte tokens until another follows. The pieces joined are the text of all ids.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -32,6 +36,8 @@ class TextStream:
     def push(self, token: int) -> str:
         """The text that can be shown now that ``token`` has come; may be empty."""
         self.ids.append(token)
+        if BYTE_TOKEN.fullmatch(str(self.tokenizer.convert_ids_to_tokens(token))):
+            return ""
         text = self._pending()
         if not text or text.endswith(INCOMPLETE):
             return ""

@@ -20,6 +20,9 @@ PLACE_OF_A_RANK = (
     *("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "MEDTUNE_PARENT"),
 )
 
+# Signals by which a task is meant to end: there is nothing to save, and nothing was interrupted.
+ENDS_WELL = {"chat": (signal.SIGINT,), "serve": (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+
 
 def run_locally(config: Config, folder: RunFolder) -> tuple[Mapping[int, int], int | None]:
     """Runs the worker to its end.
@@ -30,16 +33,14 @@ def run_locally(config: Config, folder: RunFolder) -> tuple[Mapping[int, int], i
     """
     world_size = config.trainer.devices or 1
     command = worker_command(config, folder, world_size)
-    # A conversation ends with Ctrl-C; there is nothing to stop or to save.
-    is_chat = config.task == "chat"
     code, received = run_child(
         command,
         worker_environment(config, world_size),
-        announces=not is_chat,
+        is_conversation=config.task == "chat",
         # A worker that outlives a killed launcher is still at work in the folder.
         handles=[HELD[folder.path]] if folder.path in HELD else [],
     )
-    if is_chat and code == 0 and received == signal.SIGINT:
+    if code == 0 and received in ENDS_WELL.get(config.task, ()):
         received = None
     return exit_codes(folder, code), received
 

@@ -24,12 +24,12 @@ class Child:
 
     Attributes:
         process: Leader of a session and a group of its own; None until it is started.
-        announces: Says on the first signal what happens now.
+        is_conversation: Ctrl-C is the worker's own affair, as often as it comes: it may stop an answer only.
         received: The first signal that the launcher got meanwhile.
         deadline: When the process is killed.
     """
 
-    announces: bool = True
+    is_conversation: bool = False
     process: subprocess.Popen[bytes] | None = None
     received: int | None = None
     deadline: float = float("inf")
@@ -40,6 +40,9 @@ class Child:
         SIGUSR1 is the warning of a scheduler that ends the job itself: it sets no deadline, and the SIGTERM
         that follows at the limit is no sign of impatience.
         """
+        if self.is_conversation and number == signal.SIGINT and self.process is not None:
+            self.process.send_signal(number)
+            return
         if self.received == signal.SIGUSR1 and number == signal.SIGTERM and self.deadline == float("inf"):
             self.deadline = time.monotonic() + GRACE_SECONDS
             return
@@ -53,7 +56,7 @@ class Child:
             self.deadline = time.monotonic() + GRACE_SECONDS
             limit = f"within {GRACE_SECONDS:.0f} s; once more kills"
         self.pass_on()
-        if self.announces:
+        if not self.is_conversation:
             say(f"{signal.Signals(number).name}: stopping {limit}")
 
     def pass_on(self) -> None:
@@ -91,7 +94,7 @@ def run_child(
     command: Sequence[str],
     environment: Mapping[str, str],
     *,
-    announces: bool = True,
+    is_conversation: bool = False,
     handles: Collection[int] = (),
 ) -> tuple[int, int | None]:
     """Runs ``command`` to its end, with this process's signals passed on to it.
@@ -99,7 +102,7 @@ def run_child(
     Returns:
         Its exit code (negative: the signal that ended it), and the signal that the launcher got.
     """
-    child = Child(announces)
+    child = Child(is_conversation)
     with signals_to(child.on_signal):
         return child.run(command, environment, handles), child.received
 

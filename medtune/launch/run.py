@@ -12,6 +12,7 @@ from medtune.config.resolvers import CONF
 from medtune.config.schema import Config
 from medtune.config.settle import Settled, settle
 from medtune.launch.console import say, show_problems, warn
+from medtune.launch.evaluations import task_name_problems
 from medtune.launch.local import relative, run_locally
 from medtune.launch.outcome import EXIT_REFUSED, REFUSED, Outcome, judge, tell
 from medtune.launch.run_folder import make_run_folder, release, write_run_folder
@@ -46,7 +47,13 @@ def family_of(config: Config) -> str | None:
 
 
 # Rules that the layers below keep beside what they are about.
-RULES: tuple[Rule, ...] = (strategy_problems, packing_problems, training_problems, resume_rule)
+RULES: tuple[Rule, ...] = (
+    strategy_problems,
+    packing_problems,
+    training_problems,
+    task_name_problems,
+    resume_rule,
+)
 
 # Who starts the ranks, by launcher.name. Each runs the worker on a written run folder to its end and gives
 # the exit codes by rank and the signal that the launcher got. One for a cluster goes here, beside local.py.

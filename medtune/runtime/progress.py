@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -12,6 +12,8 @@ SECONDS_BETWEEN_LINES = 10.0
 SECONDS_BEFORE_FIRST_LINE = 3.0
 
 log = logging.getLogger(__name__)
+
+_around: list[Callable[[str], None]] = []  # the bars of the work that goes on around this
 
 
 class Advance(Protocol):
@@ -23,7 +25,7 @@ class Advance(Protocol):
         Args:
             count: Units done.
             tokens: Tokens in them, where their rate is worth showing.
-            share: Of the whole work, how much is done now, where there is no total of units.
+            share: Of the whole work, how much is done now, where units differ or their total is not known.
         """
         ...
 
@@ -37,9 +39,42 @@ def progress(what: str, unit: str, total: int | None = None) -> Iterator[Advance
         unit: Plural of what is counted.
         total: How many there will be, when known.
     """
-    shown = bar(what, unit, total) if sys.stderr.isatty() else lines(what, unit, total)
+    if _around:
+        shown = noted(what, unit, total, _around[-1])
+    else:
+        shown = bar(what, unit, total) if sys.stderr.isatty() else lines(what, unit, total)
     with shown as advance:
         yield advance
+
+
+@contextmanager
+def shown_by(show: Callable[[str], None] | None) -> Iterator[None]:
+    """Within the block progress is told to ``show``, the bar of the work that it is a part of.
+
+    Args:
+        show: Takes a short text; None: progress is shown as ever.
+    """
+    if show is None:
+        yield
+        return
+    _around.append(show)
+    try:
+        yield
+    finally:
+        _around.remove(show)
+
+
+@contextmanager
+def noted(what: str, unit: str, total: int | None, show: Callable[[str], None]) -> Iterator[Advance]:
+    """Tells ``show`` after every call; it draws no faster than it likes."""
+    done = Done(unit, total)
+    show(what)
+
+    def advance(count: int, *, tokens: int = 0, share: float | None = None) -> None:
+        done.add(count, tokens, share)
+        show(f"{what}: {done.amount}{done.left}")
+
+    yield advance
 
 
 @dataclass
@@ -65,7 +100,7 @@ class Done:
         """Counts what was done since the last call."""
         self.count += count
         self.tokens += tokens
-        self.share = self.count / self.total if self.total else share
+        self.share = share if share is not None or not self.total else self.count / self.total
 
     @property
     def amount(self) -> str:

@@ -52,6 +52,21 @@ class RunFolder:
         return self.path / "scores.json"
 
     @property
+    def comparison_file(self) -> Path:
+        """Differences from another run."""
+        return self.path / "comparison.json"
+
+    @property
+    def details(self) -> Path:
+        """Folder of what explains the scores: confusion tables, the worst rows."""
+        return self.path / "details"
+
+    @property
+    def submission(self) -> Path:
+        """Folder of the archive for PromptCBLUE's organisers."""
+        return self.path / "submission"
+
+    @property
     def result_file(self) -> Path:
         """What a sweep reads: status, losses, score."""
         return self.path / "result.json"
@@ -89,10 +104,15 @@ def write_text(path: Path, text: str) -> None:
 
 def write_pieces(path: Path, pieces: Iterable[str]) -> None:
     """As :func:`write_text`, but takes the text piece by piece, so that it need not fit into memory."""
+    write_whole(path, (piece.encode() for piece in pieces))
+
+
+def write_whole(path: Path, pieces: Iterable[bytes]) -> None:
+    """As :func:`write_pieces`, for bytes."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("w", encoding="utf-8") as file:
+        with aside.open("wb") as file:
             file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
@@ -105,6 +125,11 @@ def write_pieces(path: Path, pieces: Iterable[str]) -> None:
             aside.unlink(missing_ok=True)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """As :func:`write_text`, for bytes."""
+    write_whole(path, [content])
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes ``value`` as readable JSON, atomically; see :func:`write_text`."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
@@ -112,7 +137,17 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes one JSON object per line, atomically; see :func:`write_text`."""
-    write_pieces(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_pieces(path, (f"{json_line(row)}\n" for row in rows))
+
+
+def json_line(row: Mapping[str, Any]) -> str:
+    """A row on one line, as it reads; in escapes where it holds half a surrogate pair, which UTF-8 lacks."""
+    line = json.dumps(row, ensure_ascii=False)
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        return json.dumps(row)
+    return line
 
 
 def read_json(path: Path) -> Any:

@@ -9,6 +9,7 @@ from medtune.data.tokens.prepare import tokenizer_source
 from medtune.runtime.errors import Interrupted
 from medtune.runtime.ranks import gather, global_rank, world_size
 from medtune.runtime.record import RunFolder, merge_json
+from medtune.tasks.during import SubsetEvaluator
 from medtune.tasks.evaluate import evaluate_splits, record_scores
 from medtune.training.card import write_card
 from medtune.training.fit import FitResult, fit
@@ -40,4 +41,5 @@ def train(config: Config, folder: RunFolder) -> FitResult:
     """Tokenises, packs and fits."""
     tokenizer = tokenizer_source(config.model)
     datamodule = PackedDataModule(config, tokenizer, folder, global_rank(), world_size())
-    return fit(config, datamodule, folder)
+    evaluator = SubsetEvaluator(config, folder) if config.eval.every_n_steps else None
+    return fit(config, datamodule, folder, evaluator=evaluator)

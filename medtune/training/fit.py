@@ -19,6 +19,7 @@ from medtune.data.rows.order import StepPlan
 from medtune.runtime.errors import ConfigError
 from medtune.runtime.record import RunFolder
 from medtune.training.checkpoints import Checkpoint, choose_checkpoint
+from medtune.training.evaluation import Evaluation, Evaluator, results_of
 from medtune.training.interrupt import Interrupt
 from medtune.training.keeping import check_monitor
 from medtune.training.loader import StepData
@@ -26,7 +27,7 @@ from medtune.training.loggers import build_loggers
 from medtune.training.metrics import Metrics
 from medtune.training.modules import MODULES, LanguageModelModule
 from medtune.training.precision import HalfParameters
-from medtune.training.progress import build_progress
+from medtune.training.progress import Bar, build_progress
 from medtune.training.restoring import Restore
 from medtune.training.resume import data_problems, end_problems, resume_problems
 from medtune.training.saving import Checkpoints
@@ -88,6 +89,7 @@ def fit(
     folder: RunFolder,
     build_model: Callable[[], nn.Module] | None = None,
     export: bool = True,
+    evaluator: Evaluator | None = None,
 ) -> FitResult:
     """Trains as configured, leaves a final checkpoint and ``RUN_DIR/model``, and says how it ended.
 
@@ -98,10 +100,12 @@ def fit(
         folder: Where metrics, checkpoints and the model go.
         build_model: Instead of ``models.load.load_model``.
         export: Write ``RUN_DIR/model`` when the last step is done.
+        evaluator: Generates and scores, every ``eval.every_n_steps``.
 
     Raises:
         ConfigError: The settings cannot work together, or do not fit the checkpoint to resume from.
         NonFiniteLossError: The loss became nan or infinite.
+        EvaluationError: Answers could not be generated or scored; the state is saved.
     """
     source = find_source(config, folder)  # first: tokenising may take an hour
     datamodule.setup("fit")
@@ -118,15 +122,22 @@ def fit(
     checkpoints = Checkpoints(folder.checkpoints, config, layout_of(config), metrics, source, data)
     interrupt = Interrupt(checkpoints)
     module = MODULES[config.objective](config, total_steps, build_model, datamodule.source_names)
-    check_monitor(config.checkpoint, module.reported_by_validation())
+    scored = results_of(evaluator.tasks) if evaluator else []
+    check_monitor(config.checkpoint, [*module.reported_by_validation(), *scored])
+    progress = build_progress(config.trainer.progress, metrics)
+    evaluations: list[L.Callback] = []
+    if evaluator is not None:
+        show = next((bar.note for bar in progress if isinstance(bar, Bar)), None)
+        evaluations = [Evaluation(config, evaluator, metrics, checkpoints, interrupt, show)]
     callbacks: list[L.Callback] = [
         TrainMode(),
         *map(instantiate, config.callbacks.values()),
         metrics,
         Validation(config.trainer.val_every_n_steps or max(plan.steps_of(0), total_steps // VALIDATIONS)),
+        *evaluations,
         Restore(config, layout_of(config), source),
         checkpoints,
-        *build_progress(config.trainer.progress, metrics),
+        *progress,
         interrupt,
     ]
     if export:

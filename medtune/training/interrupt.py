@@ -43,6 +43,11 @@ class Interrupt(L.Callback):
         self._previous: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
         self._agreement = Agreement("max")
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether this process has received a signal."""
+        return bool(self._received)
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Takes the signals over from Lightning, whose handlers lose the step or exit at once."""
         for number in SIGNALS:

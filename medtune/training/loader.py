@@ -76,27 +76,37 @@ class StepData(L.LightningDataModule):
         return self.datamodule.val_dataloader()
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Adds what is cheap to know while the batch is on the CPU and would wait for the device later.
-
-        ``columns``, see :func:`losses.learned_columns`; ``learned`` and ``next_labels``, see
-        :func:`losses.learned_tokens`; ``tokens``, their number without padding; what
-        :func:`source_losses.prepare` adds; and the tokens of a trained prompt.
-        """
-        batch["tokens"] = int((batch["document_ids"] > 0).sum())
+        """See :func:`prepared`."""
         virtual = virtual_ids(self.trainer.lightning_module.model) if self.trainer else range(0)
-        if virtual:
-            batch = with_virtual_tokens(batch, virtual)
-        batch["columns"] = losses.learned_columns(batch["labels"])
-        following = losses.next_labels(batch["labels"], batch["columns"])
-        batch["learned"], batch["next_labels"] = losses.learned_tokens(following)
-        source_losses.prepare(batch, self.by_source)
-        return batch
+        return prepared(batch, virtual, self.by_source)
 
     def transfer_batch_to_device(
         self, batch: dict[str, Any], device: torch.device, dataloader_idx: int
     ) -> dict[str, Any]:
         """Moves the tensors; Lightning's own looks for some in every list, at a tenth of a millisecond."""
-        return {
-            key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-            for key, value in batch.items()
-        }
+        return moved(batch, device)
+
+
+def prepared(batch: dict[str, Any], virtual: range, by_source: bool) -> dict[str, Any]:
+    """Adds what is cheap to know while the batch is on the CPU and would wait for the device later.
+
+    ``columns``, see :func:`losses.learned_columns`; ``learned`` and ``next_labels``, see
+    :func:`losses.learned_tokens`; ``tokens``, their number without padding; what
+    :func:`source_losses.prepare` adds; and the tokens ``virtual`` of a trained prompt.
+    """
+    batch["tokens"] = int((batch["document_ids"] > 0).sum())
+    if virtual:
+        batch = with_virtual_tokens(batch, virtual)
+    batch["columns"] = losses.learned_columns(batch["labels"])
+    following = losses.next_labels(batch["labels"], batch["columns"])
+    batch["learned"], batch["next_labels"] = losses.learned_tokens(following)
+    source_losses.prepare(batch, by_source)
+    return batch
+
+
+def moved(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """The batch with its tensors on ``device``."""
+    return {
+        key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+        for key, value in batch.items()
+    }

@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import asdict
 from netrc import NetrcParseError, netrc
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SECRET_WORDS = ("key", "token", "secret", "password")
+SHOWN_ROWS = 64  # of a table as text
+CELL_CHARS = 300
 
 
 def build_loggers(config: Config, folder: RunFolder) -> "list[Logger]":
@@ -70,6 +73,24 @@ def tensorboard(config: Config, folder: RunFolder) -> "Logger":
     from lightning.pytorch.loggers import TensorBoardLogger
 
     return TensorBoardLogger(save_dir=str(folder.path), name="tensorboard", version="")
+
+
+def log_table(
+    logger: Any, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int
+) -> None:
+    """Shows a table in a logger that has a way to: Weights & Biases as its own, TensorBoard as text."""
+    if hasattr(logger, "log_table"):
+        logger.log_table(key=name, columns=list(columns), data=[list(row) for row in rows], step=step)
+    elif hasattr(logger.experiment, "add_text"):
+        lines = [columns, ["---"] * len(columns), *rows[:SHOWN_ROWS]]
+        text = "\n".join("| " + " | ".join(map(as_cell, line)) + " |" for line in lines)
+        logger.experiment.add_text(name, text, step)
+
+
+def as_cell(value: Any) -> str:
+    """A value as a cell of a Markdown table: one line, and not longer than one reads."""
+    text = " ".join(str(value).replace("|", "\\|").split())
+    return text if len(text) <= CELL_CHARS else text[:CELL_CHARS] + "…"
 
 
 def reachable_mode() -> str:

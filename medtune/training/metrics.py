@@ -77,6 +77,9 @@ class Metrics(L.Callback):
         self.last: dict[str, Any] = {}
         self.last_validation: dict[str, Any] = {}
         self.validated_step: int | None = None
+        self.last_evaluation: dict[str, float] = {}
+        self.evaluated_step: int | None = None
+        self.evaluation_seconds = 0.0
         self._window_tokens = 0
         self._window_learned = 0
         self._warned_of_idle_step = False
@@ -90,12 +93,23 @@ class Metrics(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The counters, for a checkpoint; every line before it has been written."""
-        return {"tokens": self.tokens, "learned_tokens": self.learned_tokens, "seconds": self.seconds}
+        return {
+            "tokens": self.tokens,
+            "learned_tokens": self.learned_tokens,
+            "seconds": self.seconds,
+            "evaluation_seconds": self.evaluation_seconds,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on counting where a checkpoint was written."""
         self.tokens, self.learned_tokens = state_dict["tokens"], state_dict["learned_tokens"]
         self.seconds = state_dict["seconds"]
+        self.evaluation_seconds = state_dict.get("evaluation_seconds", 0.0)  # older ones have none
+
+    def results_at(self, step: int) -> dict[str, float]:
+        """What the validation and the evaluation after this very step reported; empty without either."""
+        validated = self.last_validation if self.validated_step == step else {}
+        return {**validated, **(self.last_evaluation if self.evaluated_step == step else {})}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Removes lines of steps that will be taken again, and starts the clock."""

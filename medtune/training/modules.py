@@ -22,7 +22,9 @@ from medtune.training.optim import build_optimizer
 from medtune.training.restoring import check_weights_fit
 from medtune.training.schedule import build_schedule, learning_rate_factor
 from medtune.training.source_losses import SourceSums
+from medtune.training.strategies import layout_of
 from medtune.training.token_losses import TokenLosses
+from medtune.training.working_copy import DIVIDED, WorkingCopy
 
 Batch = dict[str, Any]  # docs/architecture.md, and what loader.StepData adds
 
@@ -67,6 +69,7 @@ class LanguageModelModule(L.LightningModule):
         self.strict_loading = config.adapter.name == "none"
         self.objective = losses.Objective(config.loss.label_smoothing, config.loss.z_loss)
         self.embedding_noise: EmbeddingNoise | None = None  # made with the model
+        self.working_copy: WorkingCopy | None = None  # likewise, where no rank has whole weights
         self.step_sum: Tensor | float = 0.0  # of what is minimised
         self.step_cross_entropy: Tensor | float = 0.0  # where that is something else
         names = source_names if len(source_names) > 1 else ()
@@ -88,6 +91,8 @@ class LanguageModelModule(L.LightningModule):
         with torch.device("cpu"):
             model = self.build_model()
         check_takes_documents(base_model(model))
+        if self.config.eval.every_n_steps and layout_of(self.config) in DIVIDED:
+            self.working_copy = self._copied(model)
         if use_fused_kernels(self.config):
             use_fused_layers(base_model(model))
         if self.config.trainer.compile:
@@ -103,6 +108,13 @@ class LanguageModelModule(L.LightningModule):
         elif not is_quantized(model):
             place_whole(model, prepare, strategy.root_device)
         self.model = model.train()
+
+    def _copied(self, model: nn.Module) -> WorkingCopy:
+        """What makes whole copies of the network, told before its layers are changed for the fit."""
+        from medtune.models.shardable import make_shardable  # here, since it draws bitsandbytes in
+
+        make_shardable(model)  # as the strategy would
+        return WorkingCopy(model, self.config)
 
     def network_inputs(self, batch: Batch) -> dict[str, Any]:
         """The network's keyword arguments for a batch."""

@@ -38,6 +38,8 @@ def describe(metrics: Metrics, step: int, total_steps: int, seconds_per_step: fl
         ]
     if metrics.last_validation:
         parts.append(f"val {metrics.last_validation['val/loss']:.4f}")
+    if metrics.last_evaluation:
+        parts.append(f"score {metrics.last_evaluation['eval/score']:.2f}")
     parts.append(f"{format_seconds((total_steps - step) * seconds_per_step)} left")
     return " · ".join(parts)
 
@@ -114,6 +116,11 @@ class Bar(Lines):
         """Moves the bar; what is drawn next shows it."""
         assert self._progress is not None
         self._progress.update(self._task, completed=step, description=text)
+
+    def note(self, text: str) -> None:
+        """Shows what goes on between two steps."""
+        if self._progress is not None:
+            self._progress.update(self._task, description=text)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Leaves the bar as it stands, also after an error."""

@@ -72,8 +72,8 @@ def mode_of(settings: CheckpointConfig) -> str:
     """Whether less or more of ``checkpoint.monitor`` is better."""
     if settings.mode != "auto":
         return settings.mode
-    quantity = settings.monitor.removeprefix("val/")
-    return "min" if quantity.startswith(("loss", "perplexity")) else "max"
+    lesser = ("val/loss", "val/perplexity", "eval/parse_failures")
+    return "min" if settings.monitor.startswith(lesser) else "max"
 
 
 def effect_of(key: str) -> str:

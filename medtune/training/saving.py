@@ -118,13 +118,12 @@ class Checkpoints(L.Callback):
         self._clock.forget()
 
     def _mark(self, trainer: L.Trainer) -> dict[str, Any]:
-        is_validated = self.metrics.validated_step == trainer.global_step
         return {
             "global_step": trainer.global_step,
             "rows": trainer.global_step * self.config.data.global_batch_size,
             "layout": self.layout,
             "world_size": trainer.world_size,
-            "validation": dict(self.metrics.last_validation) if is_validated else {},
+            "validation": self.metrics.results_at(trainer.global_step),
             "data": self.data,
             "adapters": self.adapters,
             "config": asdict(self.config),
@@ -149,13 +148,14 @@ class Checkpoints(L.Callback):
         return bool(self._clock.exchange(int(is_time), trainer, device))
 
     def _is_among_best(self, trainer: L.Trainer) -> bool:
-        """Whether this step was validated and is one of the best so far, as rank zero finds."""
-        if not self.settings.keep_best or self.metrics.validated_step != trainer.global_step:
+        """Whether this step was measured and is one of the best so far, as rank zero finds."""
+        results = self.metrics.results_at(trainer.global_step)
+        if not self.settings.keep_best or self.settings.monitor not in results:
             return False
         is_better = False
         if trainer.is_global_zero:
             self.writer.wait()  # its mark counts
-            is_better = self.kept.would_keep(trainer.global_step, self.metrics.last_validation)
+            is_better = self.kept.would_keep(trainer.global_step, results)
         return bool(trainer.strategy.broadcast(is_better))
 
     def _check_weights(self, trainer: L.Trainer, module: LanguageModelModule) -> None:

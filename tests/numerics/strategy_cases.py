@@ -15,11 +15,14 @@ from typing import Any
 import torch
 
 from medtune.config.schema import Config, ModelConfig
+from medtune.generation.engine import eval_mode
 from medtune.models.load import load_model
+from medtune.models.soft_prompt import virtual_ids
 from medtune.runtime.hardware import PROJECT
 from medtune.runtime.record import RunFolder
 from medtune.training import token_losses
 from medtune.training.checkpoints import whole_checkpoints
+from medtune.training.evaluation import Evaluated
 from medtune.training.fit import FitResult, fit, ranks
 from medtune.training.limits import training_problems
 from medtune.training.metrics import read_metrics
@@ -156,22 +159,39 @@ def case_model(name: str) -> Any:
     return get_peft_model(tiny_model(), settings)
 
 
+class Logits:
+    """Evaluates the whole model on fixed ids; every rank sees all of them."""
+
+    tasks = ()
+
+    def __init__(self) -> None:
+        self.of_step: dict[int, torch.Tensor] = {}
+
+    def __call__(self, model: Any, step: int, is_asked_to_stop: Any) -> Evaluated:
+        prompts = [[*virtual_ids(model), *row] for row in ([5, 9, 30, 7], [40, 41, 42, 43])]
+        with eval_mode(model), torch.inference_mode():
+            self.of_step[step] = model(input_ids=torch.tensor(prompts)).logits.clone()
+        return Evaluated(0.0, {}, 0, [], 0, 0.0)
+
+
 def run_case(name: str, strategy: str, out: Path, rank: int, world_size: int) -> dict[str, Any]:
     """One fit; its losses, gradient norms, and weights from the checkpoint and the exported folder."""
     folder = RunFolder(out / name)
     config = case_config(name, folder.path, strategy)
+    config.eval.every_n_steps = 2
+    evaluator = Logits()
     rows, names = (MIX, MIX_NAMES) if name.startswith("mixed") else (ROWS, ["toy"])
     micro = config.data.micro_batch_size
     data = ToyData(rows, 8, micro, world_size, rank, val_rows=rows[:5], source_names=names)
     build = None if name.startswith("drawn") else lambda: case_model(name)
-    result = fit(config, data, folder, build_model=build)
-    return summary(result, folder) if rank == 0 else {}
+    result = fit(config, data, folder, build_model=build, evaluator=evaluator)
+    return {**summary(result, folder), "logits": evaluator.of_step} if rank == 0 else {}
 
 
 def summary(result: FitResult, folder: RunFolder) -> dict[str, Any]:
     from safetensors.torch import load_file
 
-    lines = read_metrics(folder.metrics_file)
+    lines = [line for line in read_metrics(folder.metrics_file) if "eval/score" not in line]
     exported = next(folder.model.glob("*.safetensors"))
     return {
         "losses": [line["train/loss"] for line in lines if "train/loss" in line],

@@ -106,3 +106,38 @@ def test_a_cache_that_forgets_columns_takes_no_one_in():
         decodings[0].join(decodings[1])
     answers = TransformersEngine(model, []).generate([[1, 2, 3], [4]], SamplingSettings(max_new_tokens=9))
     assert [len(answer) for answer in answers] == [9, 9]
+
+
+def answer_in_places(model, wanted):
+    """Two places; whoever comes next takes that of a row that has ended, wider or narrower than the rest."""
+    answers = {place: [] for place in range(len(wanted))}
+    running = Decoding(model, wanted[:2])
+    at, following = [0, 1], 2
+    while any(len(answers[place]) < NEW_TOKENS[place] for place in answers):
+        for place, token in zip(at, running.step(), strict=True):
+            answers[place].append(token)
+        for row, place in enumerate(at):
+            if len(answers[place]) >= NEW_TOKENS[place] and following < len(wanted):
+                new = Decoding(model, [wanted[following]])
+                answers[following] += new.step()
+                running.replace([row], new)
+                at[row] = following
+                following += 1
+    return [answers[place][: NEW_TOKENS[place]] for place in answers]
+
+
+@pytest.mark.parametrize("network", FAMILIES)
+def test_a_row_in_the_place_of_another_answers_as_it_does_alone(network):
+    model, wanted = build(network), requests()
+    with eval_mode(model):
+        alone = [answer_alone(model, *pair) for pair in zip(wanted, NEW_TOKENS, strict=True)]
+        assert answer_in_places(model, wanted) == alone
+
+
+def test_rows_are_replaced_only_between_steps():
+    model, wanted = build("llama"), requests()
+    with eval_mode(model):
+        running, new = Decoding(model, wanted[:2]), Decoding(model, wanted[2:3])
+        running.step()
+        with pytest.raises(ValueError, match="only between steps"):
+            running.replace([0], new)

@@ -19,8 +19,10 @@ CAUSAL_HEADERS = {"因果关系三元组如下": "因果关系", "条件关系�
 NO_CAUSAL_TRIPLES = "给定的文本没有指定关系的三元组"
 TREE_HEADER = "根据给定的指南文本抽取的诊疗决策树"
 
+# Characters times choices: every line is held against every choice. 10 MB and 44 choices stay below it.
+MAX_COMPARISONS = 500_000_000
+
 Answer = Any  # a label or text, the sections of a report, or a list of records: what results.json holds
-Reader = Callable[[str, Sequence[str], Task], Answer]
 
 
 def parse_answer(text: str, task: Task, choices: Sequence[str] | None, protocol: Protocol) -> Answer:
@@ -37,6 +39,8 @@ def parse_answer(text: str, task: Task, choices: Sequence[str] | None, protocol:
     """
     if protocol.widens_punctuation:
         text = widen_punctuation(text)
+    if choices and len(text) * len(choices) > MAX_COMPARISONS and task.grammar in CHOICE_GRAMMARS:
+        raise FatalRowError("MemoryError", f"{len(text)} characters for {len(choices)} choices")
     answer = PARSERS[task.grammar](text, choices or (), task)
     if not text.isascii():
         _refuse_half_surrogates(text, answer)
@@ -76,12 +80,13 @@ def read_entities(text: str, choices: Sequence[str], task: Task) -> list[dict[st
 
     With another character than ``：`` after ``X实体`` the prefix stays in the first mention.
     """
-    lines = text.split("\n")
+    lines = [line for line in text.split("\n") if "实体" in line]
     entities = []
     for choice in choices:
+        start = f"{choice}实体"
         for line in lines:
-            if line.startswith(f"{choice}实体"):
-                mentions = _split_list(line.replace(f"{choice}实体：", ""))
+            if line.startswith(start):
+                mentions = _split_list(line.replace(f"{start}：", ""))
                 entities += [{"entity": mention, "type": choice} for mention in mentions]
     return entities
 
@@ -171,7 +176,8 @@ def read_normalization(text: str, choices: Sequence[str], task: Task) -> list[di
 
     Keeps the offered terms, once each and sorted; the official order is a set's, which changes with each run.
     """
-    chosen = set(_split_list(text.split("\n")[-1])).intersection(choices)
+    offered = {choice for choice in choices if isinstance(choice, str)}
+    chosen = offered.intersection(_split_list(text.split("\n")[-1]))
     return [{"entity": term, "type": "normalization"} for term in sorted(chosen)]
 
 
@@ -234,7 +240,7 @@ def read_report(text: str, choices: Sequence[str], task: Task) -> dict[str, str]
     return report
 
 
-PARSERS: dict[str, Reader] = {
+PARSERS: dict[str, Callable[[str, Sequence[str], Task], Answer]] = {
     "entities": read_entities,
     "triples": read_triples_by_line,
     "causal_triples": read_causal_triples,

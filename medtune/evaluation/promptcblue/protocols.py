@@ -18,7 +18,7 @@ OFFICIAL_METRIC_NAMES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Task:
     """One task of the benchmark, by its ``task_dataset``."""
 
@@ -35,7 +35,7 @@ class Task:
         return f"{self.name}-{OFFICIAL_METRIC_NAMES[self.metric]}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Protocol:
     """A year's rules."""
 
@@ -105,7 +105,7 @@ def suggest_task(protocol: Protocol, name: object) -> str:
     known = [task.name for task in protocol.tasks]
     elsewhere = [other.name for other in PROTOCOLS.values() if other.find_task(str(name))]
     if elsewhere:
-        hint = f"protocol={elsewhere[0]} has it; "
+        hint = f"evaluate.protocol={elsewhere[0]} has it; "
     else:
         longer = [task for task in known if str(name) and task.startswith(str(name))]
         close = longer or difflib.get_close_matches(str(name), known, n=1)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from medtune.evaluation.promptcblue.counts import RowCounts, count_row
 from medtune.evaluation.promptcblue.errors import FatalRowError, MetricError
 from medtune.evaluation.promptcblue.grammar import follows_grammar
 from medtune.evaluation.promptcblue.parsing import (
@@ -19,20 +20,39 @@ from medtune.evaluation.promptcblue.trees import build_tree
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One record with its answer beside the right one."""
+class Reference:
+    """A gold record, checked and read."""
 
+    record: Mapping[str, Any]
     sample_id: str
     task: Task
+    choices: Sequence[str] | None
     gold: Answer
-    answer: Answer
-    """What the prediction is read as; of a malformed one, what nothing at all is read as."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A gold record with what its prediction counts for; the parsed prediction itself is not kept."""
+
+    reference: Reference
+    counts: RowCounts
+    """What the prediction adds to the figures; of a malformed one, what nothing at all would add."""
     is_readable: bool
     """Whether the text has the form of an answer."""
     error: str | None
     """Why the official parser dies on this row."""
     metric_error: str | None
     """Why the official metric dies on this row."""
+
+    @property
+    def sample_id(self) -> str:
+        """The record's."""
+        return self.reference.sample_id
+
+    @property
+    def task(self) -> Task:
+        """The record's."""
+        return self.reference.task
 
 
 def _refuse(place: str, problem: str, fix: str) -> ValueError:
@@ -74,36 +94,66 @@ def _find_target(record: Mapping[str, Any], place: str) -> str:
     return target
 
 
-def _name_place(index: int, record: object) -> str:
+def name_place(index: int, record: object) -> str:
+    """Returns how messages name a record whose file is not known.
+
+    Raises:
+        ValueError: It is none.
+    """
     if not isinstance(record, Mapping):
         raise _refuse(f"references[{index}]", f"a {type(record).__name__}", "pass one mapping per record")
     return f"references[{index}] ({record.get('sample_id', 'no sample_id')})"
 
 
-def read_row(index: int, record: Mapping[str, Any], prediction: object, protocol: Protocol) -> Row:
-    """Reads the gold answer and the prediction of one record.
+def read_reference(record: Mapping[str, Any], place: str, protocol: Protocol) -> Reference:
+    """Reads a gold record.
 
     Raises:
-        ValueError: The record is none of PromptCBLUE's, or the prediction is no text. What a model may have
-            written in its text raises nothing.
+        ValueError: It is none of PromptCBLUE's, or holds no answer; begins with ``place``.
     """
-    place = _name_place(index, record)
     task = find_task(record, place, protocol)
     choices = _find_choices(record, place, task)
     gold = _read_gold(_find_target(record, place), place, task, choices, protocol)
+    return Reference(record, str(record.get("sample_id", "xxxx")), task, choices, gold)
+
+
+def read_references(
+    records: Sequence[Mapping[str, Any]], protocol: Protocol, places: Sequence[str] | None = None
+) -> list[Reference]:
+    """Reads gold records; ``places`` are their files and lines, for messages."""
+    named = places or [name_place(index, record) for index, record in enumerate(records)]
+    return [read_reference(record, place, protocol) for record, place in zip(records, named, strict=True)]
+
+
+def read_row(index: int, reference: Reference, prediction: object, protocol: Protocol) -> Row:
+    """Reads and counts the prediction for one record.
+
+    Raises:
+        ValueError: The prediction is no text. What a model may have written in its text raises nothing.
+    """
     if not isinstance(prediction, str):
         kind = type(prediction).__name__
         raise _refuse(f"predictions[{index}]", f"{kind}, not text", 'pass "" for a row without an answer')
-    error = metric_error = None
+    task, error, metric_error = reference.task, None, None
     try:
-        answer = parse_answer(prediction, task, choices, protocol)
-        is_readable = follows_grammar(prediction, answer, task, choices, protocol)
-        metric_error = find_metric_error(task, answer)
+        answer = parse_answer(prediction, task, reference.choices, protocol)
+        is_readable = follows_grammar(prediction, answer, task, reference.choices, protocol)
+        counts = count_row(task, reference.gold, answer)
     except FatalRowError as fatal:
-        error = f"{fatal} in row {index} ({record.get('sample_id', 'xxxx')}, {task.name})"
+        error = f"{fatal} in row {index} ({reference.sample_id}, {task.name})"
+    except MetricError as broken:
+        metric_error = str(broken)
     if error or metric_error:
-        answer, is_readable = make_empty_answer(task), False
-    return Row(str(record.get("sample_id", "xxxx")), task, gold, answer, is_readable, error, metric_error)
+        is_readable, counts = False, count_row(task, reference.gold, make_empty_answer(task))
+    return Row(reference, counts, is_readable, error, metric_error)
+
+
+def read_rows(references: Sequence[Reference], predictions: Sequence[str], protocol: Protocol) -> list[Row]:
+    """Reads a prediction per record, in order."""
+    return [
+        read_row(index, reference, prediction, protocol)
+        for index, (reference, prediction) in enumerate(zip(references, predictions, strict=True))
+    ]
 
 
 def _read_gold(
@@ -113,20 +163,14 @@ def _read_gold(
         gold = parse_answer(target, task, choices, protocol)
     except FatalRowError as error:
         raise _refuse(place, f"its target is no {task.name} answer ({error})", "repair the record") from error
-    if metric_error := find_metric_error(task, gold):
-        raise _refuse(place, f"its target is no {task.name} answer ({metric_error})", "repair the record")
+    if task.grammar == "tree":
+        try:
+            build_tree(gold)
+        except MetricError as error:
+            raise _refuse(
+                place, f"its target is no {task.name} answer ({error})", "repair the record"
+            ) from error
     return gold
-
-
-def find_metric_error(task: Task, answer: Answer) -> str | None:
-    """Says why the official metric would die on this answer alone, if it would."""
-    if task.grammar != "tree":
-        return None
-    try:
-        build_tree(answer)
-    except MetricError as error:
-        return str(error)
-    return None
 
 
 def group_by_task(rows: Iterable[Row], protocol: Protocol) -> dict[Task, list[Row]]:

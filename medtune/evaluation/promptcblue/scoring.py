@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from medtune.evaluation.promptcblue.counts import measure_counts
 from medtune.evaluation.promptcblue.errors import MetricError
-from medtune.evaluation.promptcblue.metrics import measure
 from medtune.evaluation.promptcblue.protocols import Protocol, Task, find_protocol
-from medtune.evaluation.promptcblue.records import Row, group_by_task, read_row
+from medtune.evaluation.promptcblue.records import Row, group_by_task, read_references, read_rows
 from medtune.evaluation.scores import Scores, TaskScore, mean
 
 PERCENT = 100.0
@@ -38,10 +38,11 @@ def score_predictions(
             f"{len(references)} references but {len(predictions)} predictions; "
             "pass one prediction per record, in order"
         )
-    rows = [
-        read_row(index, record, prediction, rules)
-        for index, (record, prediction) in enumerate(zip(references, predictions, strict=True))
-    ]
+    return score_rows(read_rows(read_references(references, rules), predictions, rules), rules)
+
+
+def score_rows(rows: Sequence[Row], rules: Protocol) -> Scores:
+    """Scores rows that were read, as :func:`score_predictions` says."""
     tasks = {task: score_task(task, members) for task, members in group_by_task(rows, rules).items()}
     official_score, official_error = _answer_officially(rules, rows, tasks)
     return Scores(
@@ -58,7 +59,7 @@ def score_task(task: Task, rows: Sequence[Row]) -> TaskScore:
     """Scores the rows of one task."""
     error = next((row.error or row.metric_error for row in rows if row.error or row.metric_error), None)
     try:
-        figures = measure(task, [row.gold for row in rows], [row.answer for row in rows])
+        figures = measure_counts(task, [row.counts for row in rows])
     except MetricError as fatal:
         figures, error = {task.metric: 0.0}, error or str(fatal)
     details = {name: value * PERCENT for name, value in figures.items()}
@@ -78,11 +79,16 @@ def _answer_officially(
     protocol: Protocol, rows: Sequence[Row], tasks: Mapping[Task, TaskScore]
 ) -> tuple[float | None, str | None]:
     """Returns the organisers' score and what they say when they refuse one."""
-    missing = [task.name for task in protocol.tasks if task not in tasks]
-    if missing:
+    if missing := find_missing_tasks(protocol, [task.name for task in tasks]):
         return None, f"no official score: {protocol.name} also needs {', '.join(missing)}"
     if fatal := next((row.error for row in rows if row.error), None):
         return 0.0, f"the official parser dies: {fatal}"
     if broken := next(((task, result.error) for task, result in tasks.items() if result.error), None):
         return 0.0, f"Error in calculating metrics! {broken[0].name}: {broken[1]}"
     return mean(result.score for result in tasks.values()), None
+
+
+def find_missing_tasks(protocol: Protocol, tasks: Iterable[str]) -> list[str]:
+    """Returns the protocol's tasks that are not among ``tasks``; without one there is no official score."""
+    found = set(tasks)
+    return [task.name for task in protocol.tasks if task.name not in found]

@@ -58,6 +58,12 @@ class TreeCounts:
     predicted_nodes: int
     gold_nodes: int
 
+    @property
+    def most_edits(self) -> int:
+        """What the edits are divided by."""
+        triples = self.predicted_triples + self.gold_triples
+        return triples + 2 * (self.predicted_nodes + self.gold_nodes)
+
 
 def _lower_triple(triple: Any) -> tuple[str, str, str]:
     try:
@@ -205,21 +211,30 @@ def _balance(right: float, predicted: float, gold: float) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
-def score_trees(
-    golds: Sequence[Sequence[Mapping[str, Any]]], predictions: Sequence[Sequence[Mapping[str, Any]]]
-) -> tuple[float, float, float]:
+def score_counts(counts: Sequence[TreeCounts]) -> tuple[float, float, float]:
     """Returns the edit ratio (1 is perfect, below 0 is possible), node F1 and path F1 (up to and above 1).
 
     Raises:
-        MetricError: Where the official code dies, which it also does if no tree has a single triple.
+        MetricError: No tree has a single triple, and the official code divides by their number.
     """
-    counts = [compare_trees(predicted, gold) for gold, predicted in zip(golds, predictions, strict=True)]
     total = TreeCounts(*map(sum, zip(*map(astuple, counts), strict=True)))
-    most = total.predicted_triples + total.gold_triples + 2 * (total.predicted_nodes + total.gold_nodes)
-    if not most:
+    if not total.most_edits:
         raise MetricError("no tree has a triple, neither predicted nor gold: division by zero")
     return (
-        1 - total.edits / most,
+        1 - total.edits / total.most_edits,
         _balance(total.right_nodes, total.predicted_nodes, total.gold_nodes),
         _balance(total.right_paths, total.predicted_paths, total.gold_paths),
+    )
+
+
+def score_trees(
+    golds: Sequence[Sequence[Mapping[str, Any]]], predictions: Sequence[Sequence[Mapping[str, Any]]]
+) -> tuple[float, float, float]:
+    """As :func:`score_counts`, of the trees themselves.
+
+    Raises:
+        MetricError: Where the official code dies.
+    """
+    return score_counts(
+        [compare_trees(predicted, gold) for gold, predicted in zip(golds, predictions, strict=True)]
     )

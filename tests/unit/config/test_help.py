@@ -38,9 +38,9 @@ def test_every_key_is_documented(key):
         ("trainer", "trainer.accelerator   auto|cpu|cuda, default auto"),
         ("optim", "optim.betas   list[float], default [0.9, 0.95]"),
         ("trainer.max_steps", "trainer.max_steps   int | null, default null"),
-        ("run", "task   train|prepare|generate|evaluate|export|chat, default train"),
+        ("run", "task   train|prepare|generate|evaluate|export|chat|serve, default train"),
         ("template", "template.chat   bool, default false"),
-        ("data", "data.format   auto|promptcblue|pair|alpaca|messages|preference|text, default auto"),
+        ("data", "data.format   auto|promptcblue|pair|alpaca|messages|preference|text|exam, default auto"),
     ],
 )
 def test_types_choices_and_defaults_are_those_of_the_schema(topic, line):

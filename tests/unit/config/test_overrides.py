@@ -74,7 +74,8 @@ GROUPS = {
         pytest.param(
             "eval=false",
             "eval=false: eval is a section; "
-            "its keys are eval.after_fit, eval.limit, eval.trivial, eval.untrained",
+            "its keys are eval.after_fit, eval.limit, eval.trivial, eval.untrained, "
+            "eval.every_n_steps, eval.split, eval.tasks, eval.limit_per_task",
             id="section_as_key",
         ),
         pytest.param(

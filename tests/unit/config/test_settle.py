@@ -58,7 +58,7 @@ def test_weights_bring_the_settings_of_their_run(values, earlier, place):
     assert settled.config.template.name == "earlier"
     assert settled.config.optim.lr == 2e-5
     assert settled.notes == [
-        f"model, adapter, quantization, template, data, seed: as in {earlier / 'config.yaml'}"
+        f"model, adapter, quantization, template, data, seed, objective: as in {earlier / 'config.yaml'}"
     ]
 
 
@@ -82,7 +82,7 @@ def test_an_export_brings_its_own_record_and_the_run_the_rest(values, earlier, p
     assert settled.config.adapter.name == "lora"
     assert settled.notes == [
         f"model: as in {earlier / 'model' / 'medtune.json'}",
-        f"adapter, quantization, template, data, seed: as in {earlier / 'config.yaml'}",
+        f"adapter, quantization, template, data, seed, objective: as in {earlier / 'config.yaml'}",
     ]
 
 

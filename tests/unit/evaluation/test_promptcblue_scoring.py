@@ -159,7 +159,7 @@ def test_labels_outside_the_choices_are_reported_by_sample():
             r"references\[1\] \(dev-1\).*did you mean CMeEE-V2\? ccks2023 knows",
             id="typo",
         ),
-        pytest.param({"task_dataset": "CMeIE-V2"}, "protocol=chip2023 has it", id="other_protocol"),
+        pytest.param({"task_dataset": "CMeIE-V2"}, "evaluate.protocol=chip2023 has it", id="other_protocol"),
         pytest.param({"target": None}, "target is NoneType, not text", id="no_target"),
         pytest.param({"target": " "}, "target is empty; the public test files", id="test_file"),
         pytest.param(

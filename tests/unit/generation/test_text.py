@@ -33,6 +33,16 @@ def byte_tokenizer():
 
 
 @pytest.fixture(scope="module")
+def fallback_tokenizer():
+    """Llama-2's decoder: a token per letter, and <0x00> ... <0xFF> for the bytes of other characters."""
+    vocabulary = {token: i for i, token in enumerate([f"<0x{byte:02X}>" for byte in range(256)])}
+    vocabulary |= {letter: 256 + i for i, letter in enumerate("ab患")}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], byte_fallback=True))
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
+@pytest.fixture(scope="module")
 def sentencepiece_tokenizer(tmp_path_factory):
     """Baichuan-1's settings: a dummy space in front of a text, and bytes for unknown characters."""
     from sentencepiece import SentencePieceTrainer
@@ -52,7 +62,7 @@ def sentencepiece_tokenizer(tmp_path_factory):
 
 
 @pytest.mark.parametrize("text", NASTY)
-@pytest.mark.parametrize("kind", ["byte_tokenizer", "sentencepiece_tokenizer"])
+@pytest.mark.parametrize("kind", ["byte_tokenizer", "fallback_tokenizer", "sentencepiece_tokenizer"])
 def test_the_pieces_joined_are_the_text(kind, text, request):
     tokenizer = request.getfixturevalue(kind)
     ids = tokenizer.encode(text, add_special_tokens=False)
@@ -67,6 +77,14 @@ def test_the_pieces_joined_are_the_text(kind, text, request):
 def test_bytes_in_any_order_give_what_decoding_them_at_once_gives(byte_tokenizer, ids):
     stream = TextStream(byte_tokenizer)
     assert "".join([*map(stream.push, ids), stream.end()]) == decode(byte_tokenizer, ids)
+
+
+@given(ids=st.lists(st.integers(0, 258), max_size=20))
+def test_a_wrong_byte_takes_nothing_back(fallback_tokenizer, ids):
+    """Of a row of bytes with one that is wrong, the decoder gives none, though the first alone are a text."""
+    assert decode(fallback_tokenizer, [65, 255]) == 2 * INCOMPLETE
+    stream = TextStream(fallback_tokenizer)
+    assert "".join([*map(stream.push, ids), stream.end()]) == decode(fallback_tokenizer, ids)
 
 
 def test_a_character_comes_when_its_last_byte_has_come(byte_tokenizer):

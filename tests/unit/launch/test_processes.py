@@ -74,6 +74,20 @@ def launch(notes: Path, *, grace: float = 30, manner: str = "polite") -> subproc
     return launcher
 
 
+def test_a_conversation_hears_every_ctrl_c_and_nothing_is_killed():
+    """A child that ends well by itself at the third."""
+    code = """
+import os, signal, sys, time
+heard = []
+signal.signal(signal.SIGINT, lambda *_: heard.append(1))
+for times in (1, 2, 3):
+    os.kill(os.getppid(), signal.SIGINT)
+    while len(heard) < times:
+        time.sleep(0.01)
+"""
+    assert run_child([sys.executable, "-c", code], os.environ, is_conversation=True) == (0, None)
+
+
 @pytest.mark.parametrize(
     ("sent", "heard"),
     [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGTERM), (signal.SIGHUP, signal.SIGTERM)],

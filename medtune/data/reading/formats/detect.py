@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from medtune.config.schema import ColumnsConfig
+from medtune.data.reading.formats.exam import is_exam
 from medtune.data.reading.formats.fields import SHOWN_FIELDS, Record, columns_of, is_list_of_records, unnest
 from medtune.data.reading.formats.single import INPUT, TARGET
 
@@ -51,6 +52,8 @@ def candidates(record: Record, columns: ColumnsConfig) -> Iterator[str]:
 
 def single_formats(record: Record, columns: ColumnsConfig) -> Iterator[str]:
     """Those of one prompt and one response."""
+    if is_exam(record) and columns.instruction is None:
+        yield "exam"
     if INPUT.name in record and TARGET.name in record and columns.instruction is None:
         yield "promptcblue"
     # Under names of one's own both formats read a record alike, but for what only one of them can hold.

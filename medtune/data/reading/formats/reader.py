@@ -6,6 +6,7 @@ from medtune.config.roles import SPELLINGS, role_problems
 from medtune.config.schema import SourceConfig
 from medtune.data.examples import Example, Turn
 from medtune.data.reading.files import file_type
+from medtune.data.reading.formats.exam import read_exam
 from medtune.data.reading.formats.fields import Record, Turns, columns_of
 from medtune.data.reading.formats.messages import read_messages
 from medtune.data.reading.formats.preference import read_preference
@@ -53,7 +54,11 @@ class Reader:
             return Example((as_document(raw, where),), file, number)
         record = parse_record(raw, where)
         try:
-            turns, rejected = self.parts_of(record)
+            if self.format == "exam":
+                turns, record = read_exam(record, file, self.needs_response)
+                rejected = None
+            else:
+                turns, rejected = self.parts_of(record)
             refuse_surrogates(turns, rejected)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error

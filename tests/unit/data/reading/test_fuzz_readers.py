@@ -52,6 +52,10 @@ RECORDS = {
         {**ALPACA, "output": ["好", "坏"]},
     ],
     "text": [{"text": "高血压是一种常见病。"}, {"text": "第二篇"}],
+    "exam": [
+        {"question": "问", "option": {"A": "一", "B": "二"}, "answer": "A", "question_type": "多项选择题"},
+        {"question": "问", "option": {"A": "一", "B": "二"}, "answer": "AB", "question_type": "单项选择题"},
+    ],
 }
 SHAREGPT = {"conversations": [{"from": "human", "value": "问"}, {"from": "gpt", "value": "答"}]}
 REAL = {

@@ -1,0 +1,1 @@
+"""Answering over HTTP: requests from many clients, one running batch."""
