@@ -78,7 +78,15 @@ READ_BY_TASK = {
         *(*MODEL, *TEXT, *DEVICES, "launcher", "generate.split", *ANSWERS, "evaluate", "eval", "objective"),
     ),
     "export": (*MODEL, "template", "objective", "export", "trainer.accelerator", "trainer.precision"),
-    "chat": (*MODEL, "template", *DECODING, "trainer.accelerator", "trainer.precision", "chat"),
+    "chat": (
+        *MODEL,
+        "template",
+        *DECODING,
+        "generate.overlong",
+        "trainer.accelerator",
+        "trainer.precision",
+        "chat",
+    ),
     "serve": (*MODEL, "template", *DECODING, "trainer.accelerator", "trainer.precision", "serve"),
 }
 # What a config.json says of a network.

@@ -3,12 +3,14 @@
 import io
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
 from medtune.config.schema import Config
+from medtune.data.tokens.templates import conversation
+from medtune.generation.prompts import answer_room, fit_prompts
 from medtune.generation.responder import Responder, build_responder
 from medtune.generation.text import TextStream
 from medtune.runtime.record import RunFolder, write_jsonl
@@ -228,11 +230,11 @@ class Chat:
         """Ids of the conversation so far; its first turns are forgotten when they leave no room."""
         context, turns, template = self.responder.engine.context, len(self.history), self.responder.template
         if not self.multi_turn:
-            return template.prompt_ids(prompt, system=self.system)
+            return self._fitted(prompt, [], out)
         ids = template.prompt_ids(prompt, self.history, self.system)
         if context is None:
             return ids
-        room = min(self.settings.max_new_tokens, context // 2)
+        room = answer_room(self.settings.max_new_tokens, context)
         while self.history and len(ids) + room > context:
             del self.history[0]
             ids = template.prompt_ids(prompt, self.history, self.system)
@@ -241,7 +243,17 @@ class Chat:
                 f"[the first {forgotten} of {turns} turns no longer fit the model's context of {context} "
                 "tokens and are forgotten]\n"
             )
-        return ids
+        return self._fitted(prompt, self.history, out)
+
+    def _fitted(self, prompt: str, history: Sequence[tuple[str, str]], out: TextIO) -> list[int]:
+        """Ids of a conversation, its last prompt cut in the middle where that alone is too long."""
+        context, responder = self.responder.engine.context, self.responder
+        turns = conversation(prompt, history, self.system)
+        room = context and context - answer_room(self.settings.max_new_tokens, context)
+        [fitted] = fit_prompts(responder.template, [turns], [room], responder.overlong)
+        if fitted.cut:
+            out.write(f"[{fitted.cut} tokens in the middle of the prompt do not fit and are left out]\n")
+        return fitted.ids
 
 
 def parse_setting(word: str) -> tuple[str, int | float]:

@@ -101,10 +101,7 @@ class Template:
             history: Earlier (prompt, response) turns of the conversation.
             system: The system prompt. None: the template's own, if it has one.
         """
-        turns = [] if system is None else [Turn("system", system, learned=False)]
-        for past_prompt, response in history:
-            turns += Turn("prompt", past_prompt, learned=False), Turn("response", response, learned=False)
-        return self.prompts_ids([(*turns, Turn("prompt", prompt, learned=False))])[0]
+        return self.prompts_ids([conversation(prompt, history, system)])[0]
 
     def prompts_ids(self, conversations: Sequence[Sequence[Turn]]) -> list[list[int]]:
         """Ids of many conversations that end with a prompt (or a document to go on with).
@@ -226,6 +223,16 @@ class Template:
         texts = [segment.content for row in rows for segment in row if isinstance(segment.content, str)]
         ids_of_texts = iter(self.vocabulary.encode(texts))
         return [encoded(row, ids_of_texts) for row in rows]
+
+
+def conversation(
+    prompt: str, history: Sequence[tuple[str, str]] = (), system: str | None = None
+) -> list[Turn]:
+    """The turns of a conversation that ends with ``prompt``; arguments as of :meth:`Template.prompt_ids`."""
+    turns = [] if system is None else [Turn("system", system, learned=False)]
+    for past_prompt, response in history:
+        turns += Turn("prompt", past_prompt, learned=False), Turn("response", response, learned=False)
+    return [*turns, Turn("prompt", prompt, learned=False)]
 
 
 def chat_template(config: TemplateConfig, vocabulary: "Vocabulary") -> "ChatTemplate":

@@ -230,10 +230,16 @@ def test_the_oldest_turns_give_way_when_the_context_is_full(responder):
     assert chat.history == [("c", "d"), ("e" * 40, kept)]
 
 
-def test_a_prompt_that_does_not_fit_is_refused_and_the_chat_goes_on(responder):
-    chat = Chat(responder)
+def test_a_prompt_that_does_not_fit_is_cut_in_the_middle_and_told(responder):
+    output, open_ = say(Chat(responder), "e" * 300)
+    assert output.startswith("[59 tokens in the middle of the prompt do not fit and are left out]\n")
+    assert open_
+
+
+def test_a_prompt_that_does_not_fit_is_refused_where_wanted_and_the_chat_goes_on(responder):
+    chat = Chat(replace(responder, overlong="error"))
     output, open_ = say(chat, "e" * 300, "abc")
-    assert output.startswith("[prompt 0 has 307 tokens, but the model's context is 256")
+    assert output.startswith("[1 of 1 prompts have more than the ")
     assert output.endswith("]\n" + answer(responder, "abc") + "\n")
     assert open_ == [True, True]
 
