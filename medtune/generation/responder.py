@@ -189,7 +189,9 @@ def build_responder(config: Config, weights: str | None = None) -> Responder:
     tokenizer = load_tokenizer(config.model)
     template = Template.from_tokenizer(config.template, tokenizer)
     stop_ids = [*template.stop_ids, *named_ids(config.generate.stop, template.vocabulary, "generate.stop")]
-    build = build_vllm if config.generate.engine == "vllm" else build_engine
+    # Other tasks do not read the key, and need logits or single tokens, which the others do not give.
+    asked = config.generate.engine if config.task in ("generate", "evaluate") else "transformers"
+    build = build_vllm if asked == "vllm" else build_engine
     engine = build(config, weights, tokenizer, stop_ids)
     if weights is not None:
         warn_of_other_tokenizer(config, tokenizer, find_weights(weights))
@@ -222,7 +224,7 @@ def build_engine(
             f"the tokenizer ({config.model.tokenizer or config.model.path}) has {len(tokenizer)} tokens, but "
             f"the model's embedding has {rows} rows; it belongs to another one: leave model.tokenizer out"
         )
-    if config.generate.engine == "transformers":
+    if config.generate.engine != "continuous" or config.task not in ("generate", "evaluate"):
         return TransformersEngine.from_tokenizer(model, tokenizer, stop_ids)
     if problem := refusal(model.config.model_type, model.device.type):
         raise ConfigError(problem)

@@ -67,6 +67,11 @@ def settings(generate, **sections):
             settings({"engine": "continuous", "num_beams": 2}), "knows no generate.num_beams=2", id="beams"
         ),
         pytest.param(
+            settings({"engine": "vllm"}, task="evaluate", evaluate=EvaluateConfig(exam="likelihood")),
+            "gives no likelihoods for evaluate.exam=likelihood",
+            id="likelihoods",
+        ),
+        pytest.param(
             settings({"engine": "continuous"}, trainer=TrainerConfig(accelerator="cpu")),
             "generate.engine=continuous needs a GPU",
             id="cpu",
