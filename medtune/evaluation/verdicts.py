@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from medtune.data.examples import Example
-from medtune.evaluation.promptcblue.parsing import Answer
 from medtune.evaluation.promptcblue.protocols import find_protocol
 from medtune.evaluation.promptcblue.records import read_references, read_rows
 from medtune.evaluation.promptcblue.worst import is_right, parse_again
@@ -29,13 +28,6 @@ class Verdict(NamedTuple):
     parsed: str
     right: bool
     is_readable: bool
-
-
-def unordered(answer: Answer) -> Answer:
-    """A list of entities or triples as a set, which it is scored as; another answer as it is."""
-    if not isinstance(answer, list):
-        return answer
-    return {json.dumps(item, ensure_ascii=False, sort_keys=True, default=str) for item in answer}
 
 
 def judge_answers(examples: Sequence[Example], texts: Sequence[str], protocol: str) -> list[Verdict]:

@@ -29,8 +29,9 @@ BROKEN_FILES = {
     "number_target": ([{**ROWS[0], "target": 3}, *ROWS[1:]], DEAD + "AttributeError: row 1", 1),
     "nan_target": ([{**ROWS[0], "target": float("nan")}, *ROWS[1:]], DEAD + "AttributeError: row 1", 1),
     "no_input": ([without(ROWS[0], "input"), *ROWS[1:]], DEAD + "KeyError: row 1 has no input", 0),
-    "id_and_target_only": (
-        [{"sample_id": row["sample_id"], "target": row["target"]} for row in ROWS], DEAD + "KeyError", 0,
+    "answers_alone_out_of_order": (
+        [{"sample_id": row["sample_id"], "target": row["target"]} for row in ROWS[::-1]],
+        "sample ordering is wrong", 0,
     ),
     "unknown_task": ([{**ROWS[0], "task_dataset": "x"}, *ROWS[1:]], DEAD + "ValueError: row 1", 0),
     "choices_lost": (

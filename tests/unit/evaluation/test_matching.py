@@ -90,11 +90,18 @@ def test_records_that_share_an_id_are_answered_in_turn():
     assert match([RECORDS[0]] * 2, rows(row("a", "1"), row("a", "2"))).texts == ["1", "2"]
 
 
-def test_only_a_row_of_nothing_but_a_target_is_filled_up():
-    record = {"sample_id": "a", "target": "gold", "task_dataset": "MedDG"}
-    filled, bare = match([record, record], rows({"target": "1"}, {"target": "2", "input": "q"})).records
-    assert filled == {**record, "input": "", "answer_choices": None, "task_type": "", "target": "1"}
-    assert bare == {"target": "2", "input": "q"}
+def test_a_file_of_answers_alone_is_filled_up_from_the_records():
+    first, second = ({"sample_id": name, "target": "gold", "task_dataset": "MedDG"} for name in "ab")
+    more = {"input": "", "answer_choices": None, "task_type": ""}
+    found = match([first, second], rows({"target": "1"}, {"target": "2"}))
+    assert found.records == [{**first, **more, "target": "1"}, {**second, **more, "target": "2"}]
+    found = match([first, second], rows({"sample_id": "b", "target": "1"}, {"sample_id": "a", "target": "2"}))
+    assert found.records == [{**second, **more, "target": "1"}, {**first, **more, "target": "2"}]
+
+
+def test_a_file_with_further_fields_is_taken_as_it_is():
+    given = [{"target": "1"}, {"target": "2", "input": "q"}]
+    assert match(RECORDS[:2], rows(*given)).records == given
 
 
 def test_names_are_short_and_lists_are_cut():
