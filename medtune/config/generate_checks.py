@@ -88,6 +88,8 @@ def engine_problems(config: Config) -> Iterator[str]:
         value = getattr(config.generate, key)
         if value != off:
             yield f"{start} knows no generate.{key}={show(value)}; set generate.engine=transformers"
+    if config.task == "evaluate" and config.evaluate.exam == "likelihood":
+        yield f"{start} gives no likelihoods for evaluate.exam=likelihood; set generate.engine=transformers"
     if config.trainer.accelerator == "cpu":
         yield f"{start} needs a GPU; set generate.engine=transformers"
     yield from (continuous_problems if engine == "continuous" else vllm_problems)(config)
@@ -95,6 +97,12 @@ def engine_problems(config: Config) -> Iterator[str]:
 
 def continuous_problems(config: Config) -> Iterator[str]:
     """Networks whose attention cannot read a cache of pages."""
+    penalty = config.generate.repetition_penalty
+    if penalty != 1:
+        yield (
+            f"generate.engine=continuous would drop generate.repetition_penalty={show(penalty)}, which "
+            "transformers does not have there; set generate.engine=transformers"
+        )
     family = config.model.model_type
     if family in NATIVE_FAMILIES:
         yield (

@@ -584,8 +584,8 @@ class EvaluateConfig:
     protocol: str = choice("ccks2023", "chip2023")
     """PromptCBLUE's rules: CCKS-2023 (16 tasks) or CHIP-2023 (18 tasks)."""
     perplexity: bool = False
-    """Instead of answers: loss, perplexity and bits per character of each source of a split. null as
-    ``generate.split``: ``validation``, also where it is held out, else ``data.eval_splits``."""
+    """Instead of answers: loss, perplexity and bits per character of each source of ``generate.split``. null
+    there: of ``validation``, also where that is held out, else of ``data.eval_splits``."""
     exam: str = choice("generate", "likelihood")
     """How a multiple-choice exam is taken: ``generate``: letters read from the generated answer;
     ``likelihood``: the letters that the model finds likeliest."""

@@ -145,6 +145,8 @@ def choose_devices(config: Config, machine: Machine) -> None:
         trainer.accelerator = "cuda" if machine.gpus else "cpu"
     if config.task not in TASKS_OF_MANY:
         trainer.devices = 1
+    elif trainer.devices is None and config.task != "train" and config.generate.engine == "vllm":
+        trainer.devices = 1  # vLLM divides a model itself
     elif trainer.devices is None:
         trainer.devices = max(1, machine.gpus) if trainer.accelerator == "cuda" else 1
 

@@ -323,6 +323,11 @@ IDLE = (
         lambda config: "eval.after_fit=false",
     ),
     Idle(
+        ("generate.temperature", "generate.top_p", "generate.top_k"),
+        lambda config: config.task == "train" and config.eval.after_fit is False and answers_early(config),
+        lambda config: "eval.after_fit=false (answers during training are greedy)",
+    ),
+    Idle(
         ("eval.trivial", "eval.untrained"),
         lambda config: config.task == "train" and config.eval.after_fit is False,
         lambda config: "eval.after_fit=false",
@@ -435,6 +440,11 @@ IDLE = (
         ),
         lambda config: measured(config),
         lambda config: "evaluate.perplexity=true",
+    ),
+    Idle(
+        ("data.eval_splits",),
+        lambda config: measured(config) and has_validation(config),
+        lambda config: "evaluate.perplexity=true (validation is measured)",
     ),
     Idle(
         EXAMS,

@@ -2,7 +2,7 @@
 
 Rows are drawn with replacement, as often as there are, the same ones for both systems, and the difference is
 worked out anew; the middle of what comes out is its confidence interval (Efron 1979, the percentile method;
-Koehn 2004 for pairs of systems, doi:10.3115/1612985). A figure that is a function of sums over rows needs
+Koehn 2004, W04-3250, for pairs of systems). A figure that is a function of sums over rows needs
 only how often each row was drawn: a matrix product instead of a thousand scorings.
 """
 

@@ -32,12 +32,13 @@ def f1(common: int, predicted: int, gold: int) -> float:
 
 
 def rouge_n(gold: Sequence[str], predicted: Sequence[str], order: int) -> float:
-    """ROUGE-N (Lin 2004, section 2) as F1: n-grams in common, clipped counts; two empty texts agree.
+    """ROUGE-N (Lin 2004, section 2) as F1: n-grams in common, clipped counts.
 
+    Two texts that are too short to have any agree where they are equal, so that the gold text always gets 1.
     The package rouge-chinese, and so LLaMA-Factory's ``predict``, counts each distinct n-gram once instead.
     """
-    if not gold or not predicted:
-        return float(not gold and not predicted)
+    if max(len(gold), len(predicted)) < order:
+        return float(gold == predicted)
     wanted, found = count_ngrams(gold, order), count_ngrams(predicted, order)
     return f1(count_common(wanted, found), found.total(), wanted.total())
 

@@ -124,6 +124,8 @@ def _score_rouge_l(references: Sequence[str], predictions: Sequence[str]) -> Tas
 def _score_overlap(references: Sequence[str], predictions: Sequence[str]) -> dict[str, TaskScore]:
     """``rouge_l`` and ``bleu_4`` with every figure of their kind as details."""
     rows, sums, words = len(references), dict[str, float](), has_words()
+    if words:
+        cut_words("")  # reads the dictionary, for seconds that would belie the progress
     with progress("comparing texts", unit="rows", total=rows) as advance:
         for gold, text in zip(references, predictions, strict=True):
             for name, value in _compare(gold[:MAX_CHARS], text[:MAX_CHARS], words).items():

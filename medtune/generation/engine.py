@@ -90,8 +90,7 @@ class TransformersEngine:
         stop_ids: Sequence[int] = (),
     ) -> "TransformersEngine":
         """Stops at the tokenizer's EOS too, whatever the template ends a response with."""
-        eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-        return cls(model, [*eos, *stop_ids], pad_id=tokenizer.pad_token_id or 0)
+        return cls(model, with_eos(tokenizer, stop_ids), pad_id=tokenizer.pad_token_id or 0)
 
     def generate(
         self,
@@ -207,6 +206,12 @@ class TransformersEngine:
                 answers[row] = answer
                 if on_done is not None:
                     on_done(row, answer)
+
+
+def with_eos(tokenizer: PreTrainedTokenizerBase, stop_ids: Sequence[int]) -> list[int]:
+    """The tokens that end an answer, the tokenizer's EOS among them."""
+    eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    return [*eos, *stop_ids]
 
 
 def rules(

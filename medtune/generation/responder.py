@@ -15,15 +15,18 @@ from medtune.data.examples import Example, Turn
 from medtune.data.reading.splits import split_examples
 from medtune.data.tokens.templates import Template, named_ids
 from medtune.generation.choices import Choices, ChoiceTries
-from medtune.generation.engine import Engine, TransformersEngine, answer_limits
+from medtune.generation.continuous import ContinuousEngine, refusal
+from medtune.generation.engine import Engine, TransformersEngine, answer_limits, with_eos
 from medtune.generation.prompts import Prompt, answer_room, fit_prompts
 from medtune.generation.sampling import prompt_seeds
 from medtune.generation.settings import SamplingSettings, sampling_settings
 from medtune.generation.summary import Spent, log_summary, summary
 from medtune.generation.text import decode
+from medtune.generation.vllm import VllmEngine, model_folder
 from medtune.models.folders import find_weights, has_tokenizer
 from medtune.models.load import embedding_rows, is_quantized, load_model
 from medtune.models.placing import place_whole, prepare_for
+from medtune.models.rope import context_length
 from medtune.models.tokenizers import load_tokenizer
 from medtune.runtime.errors import ConfigError
 from medtune.runtime.hardware import visible_gpus
@@ -182,24 +185,16 @@ def settled_share(done: int, amount: int) -> float:
 
 
 def build_responder(config: Config, weights: str | None = None) -> Responder:
-    """Loads the configured model, or ``weights`` in its place, onto this rank's device."""
-    model: Any = load_model(config, for_training=False, weights=weights, place=False)
-    if not is_quantized(model):
-        on_gpu = config.trainer.accelerator != "cpu" and visible_gpus() > 0
-        device = f"cuda:{local_rank()}" if on_gpu else "cpu"
-        place_whole(model, prepare_for(model, config, for_training=False), device)
+    """Loads the configured model, or ``weights`` in its place, into the configured engine."""
     tokenizer = load_tokenizer(config.model)
-    rows = embedding_rows(model)
-    if len(tokenizer) > rows:
-        raise ConfigError(
-            f"the tokenizer ({config.model.tokenizer or config.model.path}) has {len(tokenizer)} tokens, but "
-            f"the model's embedding has {rows} rows; it belongs to another one: leave model.tokenizer out"
-        )
-    if weights is not None:
-        warn_of_other_tokenizer(config, tokenizer, find_weights(weights))
     template = Template.from_tokenizer(config.template, tokenizer)
     stop_ids = [*template.stop_ids, *named_ids(config.generate.stop, template.vocabulary, "generate.stop")]
-    engine = TransformersEngine.from_tokenizer(model, tokenizer, stop_ids)
+    # Other tasks do not read the key, and need logits or single tokens, which the others do not give.
+    asked = config.generate.engine if config.task in ("generate", "evaluate") else "transformers"
+    build = build_vllm if asked == "vllm" else build_engine
+    engine = build(config, weights, tokenizer, stop_ids)
+    if weights is not None:
+        warn_of_other_tokenizer(config, tokenizer, find_weights(weights))
     return Responder(
         engine,
         tokenizer,
@@ -207,6 +202,49 @@ def build_responder(config: Config, weights: str | None = None) -> Responder:
         sampling_settings(config),
         overlong=config.generate.overlong,
         use_choices=config.generate.choices,
+    )
+
+
+def build_engine(
+    config: Config, weights: str | None, tokenizer: PreTrainedTokenizerBase, stop_ids: Sequence[int]
+) -> Engine:
+    """The model on this rank's device, in batches of ours or in transformers' continuous ones.
+
+    Raises:
+        ConfigError: The tokenizer has tokens that the model does not know; or the engine cannot have it.
+    """
+    model: Any = load_model(config, for_training=False, weights=weights, place=False)
+    if not is_quantized(model):
+        on_gpu = config.trainer.accelerator != "cpu" and visible_gpus() > 0
+        device = f"cuda:{local_rank()}" if on_gpu else "cpu"
+        place_whole(model, prepare_for(model, config, for_training=False), device)
+    rows = embedding_rows(model)
+    if len(tokenizer) > rows:
+        raise ConfigError(
+            f"the tokenizer ({config.model.tokenizer or config.model.path}) has {len(tokenizer)} tokens, but "
+            f"the model's embedding has {rows} rows; it belongs to another one: leave model.tokenizer out"
+        )
+    if config.generate.engine != "continuous" or config.task not in ("generate", "evaluate"):
+        return TransformersEngine.from_tokenizer(model, tokenizer, stop_ids)
+    if problem := refusal(model.config.model_type, model.device.type):
+        raise ConfigError(problem)
+    return ContinuousEngine(model, with_eos(tokenizer, stop_ids), pad_id=tokenizer.pad_token_id or 0)
+
+
+def build_vllm(
+    config: Config, weights: str | None, tokenizer: PreTrainedTokenizerBase, stop_ids: Sequence[int]
+) -> Engine:
+    """The model in vLLM."""
+    from transformers import AutoConfig
+
+    folder = model_folder(weights, config.model.path, config.model.revision)
+    network = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    return VllmEngine(
+        folder,
+        config.model.dtype,
+        with_eos(tokenizer, stop_ids),
+        context_length(network.get_text_config(decoder=True)),
+        config.generate.vllm,
     )
 
 

@@ -11,6 +11,7 @@ from medtune.launch.console import say
 from medtune.launch.local import relative
 from medtune.launch.outcome import FINISHED, INTERRUPTED, Outcome
 from medtune.launch.run_folder import folder_name
+from medtune.launch.trial_scores import as_json, as_markdown, collect_scores, draw, lay_out
 from medtune.runtime.record import RunFolder, read_json, write_json, write_text
 
 RESULTS = ("train_loss", "val_loss", "score")
@@ -84,7 +85,26 @@ class Sweep:
             say(f"medtune: {error}")
             self.code = self.code or 1
         say(text.rstrip("\n"))
+        self.tell_tasks()
         say(f"sweep: {relative(self.folder)}")
+
+    def tell_tasks(self) -> None:
+        """Shows the trials' scores task by task where several were scored; writes ``tasks.md`` and others."""
+        split, scored = collect_scores([(trial.settings, trial.folder) for trial in self.trials])
+        if len(scored) < 2:
+            return
+        rows, title = lay_out(scored), f"Scores on {split} (0-100), task by task"
+        table = self.folder / "tasks.json"
+        try:
+            write_json(table, as_json(split, scored))
+            write_text(self.folder / "tasks.csv", as_csv(rows))
+            write_text(self.folder / "tasks.md", as_markdown(rows, title))
+            problem = draw(table, self.folder / "tasks.png")
+        except ValueError as error:  # a full disk
+            problem, self.code = str(error), self.code or 1
+        say(f"{title}:\n{aligned(rows)}".rstrip("\n"))
+        if problem:
+            say(f"medtune: no picture of it: {problem}")
 
     def rows(self) -> list[list[str]]:
         """The table, its heading first."""

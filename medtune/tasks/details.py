@@ -63,9 +63,9 @@ def explain_answers(
         return
     references = read_gold_answers(examples, rules)
     rows = read_rows(references, texts, rules)
-    explain_rows(config, folder, split, rows, texts, rules)
     if asked and config.evaluate.against is not None:
         compare(config, folder, split, references, rows, rules)
+    explain_rows(config, folder, split, rows, texts, rules)
 
 
 def explain_rows(

@@ -47,7 +47,7 @@ def refuse_other_data(config: Config, examples: Sequence[Example], split: str) -
 def likeliest_letters(responder: Responder, examples: Sequence[Example], what: str) -> list[str]:
     """For each question the letters that the model finds likeliest as its answer.
 
-    With one right option: the likeliest of the letters, as the common harnesses have it. With several, or
+    With one right option: the likeliest of the letters, as lm-evaluation-harness has it. With several, or
     where the exam does not tell: the likeliest of all sets of letters in alphabetical order, each with the
     end of the response, since ``A`` also begins ``AB``. Ranks share the work and all get the whole.
     """

@@ -38,13 +38,12 @@ def score_file(config: Config, folder: RunFolder) -> Scores | None:
     if not is_promptcblue(examples):
         return score_other_file(config, folder, examples, predictions, source)
     rules, records = find_protocol(config.evaluate.protocol), [example.record for example in examples]
-    lines = read_predictions(predictions)
     if not has_responses(examples):
-        matched = match(records, lines)
+        matched = match(records, read_predictions(predictions))
         write_submission(examples, matched.texts, matched.holes, rules, folder)
         return None
     references = read_gold_answers(examples, rules)
-    scored = score_lines(references, lines, rules)
+    scored = score_lines(references, read_predictions(predictions), rules)
     if (problems := scored.matched.to_text()) is not None:
         log.warning("warning: %s: %s", predictions, problems)
     texts = scored.matched.texts
@@ -52,9 +51,9 @@ def score_file(config: Config, folder: RunFolder) -> Scores | None:
         write_submission(examples, texts, scored.matched.holes, rules, folder)
     answered = ({**record, "target": text} for record, text in zip(records, texts, strict=True))
     write_jsonl(folder.predictions / f"{FILE}.jsonl", answered)
-    explain_rows(config, folder, FILE, scored.rows, texts, rules)
     if config.evaluate.against is not None:
         compare(config, folder, FILE, references, scored.rows, rules)
+    explain_rows(config, folder, FILE, scored.rows, texts, rules)
     return scored.scores
 
 

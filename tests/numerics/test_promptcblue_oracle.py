@@ -2,19 +2,27 @@
 
 import json
 import lzma
+import subprocess
+import sys
 from dataclasses import astuple
 from pathlib import Path
 
 import pytest
 
+from medtune.config.schema import Config
 from medtune.evaluation.promptcblue import score_predictions, score_submission
 from medtune.evaluation.promptcblue.errors import FatalRowError
+from medtune.evaluation.promptcblue.file_scores import score_lines
 from medtune.evaluation.promptcblue.metrics import measure, score_extraction, score_labels
 from medtune.evaluation.promptcblue.parsing import parse_answer
+from medtune.evaluation.promptcblue.predictions_file import read_predictions
 from medtune.evaluation.promptcblue.protocols import CCKS2023, CHIP2023
 from medtune.evaluation.promptcblue.rouge import score_texts
+from medtune.evaluation.promptcblue.standalone import assemble_parser
 from medtune.evaluation.promptcblue.submission import parse_records
 from medtune.evaluation.promptcblue.trees import compare_trees, score_trees
+from medtune.tasks import scoring
+from medtune.tasks.details import read_gold_answers
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "promptcblue"
 SHARED = Path(__file__).parents[3] / "shared"
@@ -178,3 +186,51 @@ def test_the_real_toy_dev_set_scores_as_officially():
     )
     scores = score_predictions(records, [record["target"] for record in records])
     assert scores.official_score == pytest.approx(99.9999999375, rel=0, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("case", [pytest.param(row, id=row["case"]) for row in SUBMISSIONS])
+def test_a_predictions_file_gets_the_official_score(tmp_path, case):
+    """What ``task=evaluate`` does, from the two files to the content of scores.json."""
+    config = Config(task="evaluate")
+    config.evaluate.references = str(ORACLE / case["gold"])
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in case["predictions"])
+    (tmp_path / "p.jsonl").write_text("".join(lines), encoding="utf-8")
+    protocol = PROTOCOLS[case["protocol"]]
+    references = read_gold_answers(scoring.read_gold(config)[0], protocol)
+    scores = score_lines(references, read_predictions(tmp_path / "p.jsonl"), protocol).scores.to_dict()
+    official = case["result"] or {"score": 0, "success": False}
+    assert scores["official_score"] == pytest.approx(official["score"], rel=0, abs=TOLERANCE)
+    assert (scores["official_error"] is None) == official["success"]
+    expected = score_submission(read_lines(ORACLE / case["gold"]), case["predictions"], protocol.name)
+    assert scores["official_score"] == pytest.approx(expected.score, rel=0, abs=TOLERANCE)
+    assert scores["robust_score"] >= scores["official_score"] - TOLERANCE
+    for task, figures in (case["per_task"] or {}).items() if official["success"] else ():
+        if task != "Overall":
+            found = scores["tasks"][task]
+            names = {OUR_NAMES.get(key, key.removeprefix("macro-")): key for key in figures}
+            assert {name: found[name] for name in names} == pytest.approx(
+                {name: 100 * figures[key] for name, key in names.items()}, rel=0, abs=100 * TOLERANCE
+            )
+
+
+@pytest.mark.parametrize("case", [pytest.param(row, id=row["case"]) for row in SUBMISSIONS])
+def test_the_parser_in_a_submission_reads_as_the_official_one(tmp_path, case):
+    """Where that one dies, ours answers the row with nothing and reads the others."""
+    protocol = PROTOCOLS[case["protocol"]]
+    (tmp_path / "post_generate_process.py").write_text(assemble_parser(protocol.name), encoding="utf-8")
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in case["predictions"])
+    (tmp_path / "test_predictions.json").write_text("".join(lines), encoding="utf-8")
+    command = ["-I", "-S", "post_generate_process.py", "test_predictions.json", "results.json"]
+    done = subprocess.run(
+        [sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    if case["post_error"]:
+        assert case["post_error"].split(":")[0] in done.stderr
+        assert {task: len(rows) for task, rows in results.items()} == {
+            task.name: sum(row["task_dataset"] == task.name for row in case["predictions"])
+            for task in protocol.tasks
+        }
+        return
+    assert results == sort_terms(case["structured"])
+    assert done.stderr == ""

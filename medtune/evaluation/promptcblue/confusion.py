@@ -83,14 +83,13 @@ def plot_confusion(table: Confusion, path: Path) -> None:
     from matplotlib.figure import Figure
 
     high, wide = len(table.golds), len(table.columns)
-    figure = Figure(
-        figsize=(min(14.0, 3 + 0.3 * wide), min(12.0, 2.2 + 0.3 * high)), dpi=100, layout="constrained"
-    )
+    across, down = (min(16.0, max(4.0, 1.2 + 0.25 * wide)), min(14.0, max(2.6, 1.4 + 0.25 * high)))  # inches
+    figure = Figure(figsize=(across, down), dpi=100)
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    # Fixed margins: a layout that is worked out draws everything twice.
+    axes = figure.add_axes((0.7 / across, 0.6 / down, 1 - 0.9 / across, 1 - 1.3 / down))
     shares = [[cell / max(1, sum(cells)) for cell in cells] for cells in table.cells]
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    figure.colorbar(image, ax=axes, label="share of the gold label's rows")
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     if max(high, wide) <= MAX_WRITTEN:
         for row, cells in enumerate(table.cells):
             for column, cell in enumerate(cells):
@@ -98,10 +97,9 @@ def plot_confusion(table: Confusion, path: Path) -> None:
                 axes.text(column, row, str(cell), ha="center", va="center", fontsize=7, color=color)
     axes.set_xticks(range(wide), [str(number) for number in range(1, wide + 1)], fontsize=7)
     axes.set_yticks(range(high), [str(number) for number in range(1, high + 1)], fontsize=7)
-    axes.set(
-        xlabel="predicted label",
-        ylabel="gold label",
-        title=f"{table.task}\nnumbers: confusion_{table.task}.csv",
+    axes.set(xlabel="predicted label", ylabel="gold label")
+    axes.set_title(
+        f"{table.task}: share of the gold label's rows\nnumbers: confusion_{table.task}.csv", fontsize=8
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png")

@@ -11,6 +11,7 @@ from medtune.evaluation.promptcblue.predictions_file import Line
 
 MAX_NAMED = 100  # that a list in scores.json holds; the counts are whole
 NAME_CHARS = 80
+COPIED_FIELDS = ("input", "task_dataset", "task_type", "answer_choices")  # of the test file, in a submission
 ABSENT_FIELDS = {"input": "", "answer_choices": None, "task_type": ""}  # that a gold record may do without
 
 
@@ -21,8 +22,8 @@ class Matched:
     texts: list[str]
     """The answers in the order of the references; empty where there is none that can be read."""
     records: list[Mapping[str, Any]] = field(default_factory=list)
-    """The rows as the official script would get them: one with nothing but a target is filled up from the
-    record in its place."""
+    """The rows as the official script would get them. In a file of answers alone, with or without their
+    ``sample_id``, each is filled up from its record."""
     found: list[Mapping[str, Any] | None] = field(default_factory=list)
     """Each reference's row."""
     rows: int = 0
@@ -90,6 +91,9 @@ def match(records: Sequence[Mapping[str, Any]], lines: Sequence[Line]) -> Matche
     rows = [line for line in lines if not line.is_blank]
     matched = Matched([""] * len(records), found=[None] * len(records), rows=len(rows))
     owners = _find_owners(records, rows, matched)
+    is_bare = not any(
+        name in line.record for line in rows if line.record is not None for name in COPIED_FIELDS
+    )
     for place, line in enumerate(rows):
         owner = owners.get(place)
         reason = find_malformation(line)
@@ -101,7 +105,9 @@ def match(records: Sequence[Mapping[str, Any]], lines: Sequence[Line]) -> Matche
         elif owner is not None and line.record is not None:
             matched.texts[owner], matched.found[owner] = line.record["target"], line.record
         if line.record is not None:
-            matched.records.append(_fill(line.record, records[place] if place < len(records) else {}))
+            at = place if owner is None else owner
+            reference = records[at] if at < len(records) else {}
+            matched.records.append({**ABSENT_FIELDS, **reference, **line.record} if is_bare else line.record)
     answered = set(owners.values())
     matched.missing = [name_record(record, i) for i, record in enumerate(records) if i not in answered]
     return matched
@@ -120,10 +126,6 @@ def find_malformation(line: Line) -> str | None:
 def name_record(record: Mapping[str, Any], index: int) -> str:
     """Returns a gold record's id, or its place where it has none."""
     return name_id(record["sample_id"]) if "sample_id" in record else f"record {index + 1}"
-
-
-def _fill(record: Mapping[str, Any], reference: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {**ABSENT_FIELDS, **reference, **record} if list(record) == ["target"] else record
 
 
 def _find_owners(

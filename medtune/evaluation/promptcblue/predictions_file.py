@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medtune.data.reading.files import file_type, named_damage, open_disk, unpacked
+from medtune.data.reading.files import file_type, named_damage, open_bytes
 from medtune.data.reading.lines import skip_line
 from medtune.data.reading.raw import LONGEST, BrokenRecord, parse_record
 from medtune.data.reading.records import read_raw
@@ -49,8 +49,7 @@ def read_predictions(path: Path) -> list[Line]:
     """
     if file_type(path) in TABLES:
         return list(_read_table(path))
-    with open_disk(path) as disk, named_damage(path, str):
-        content = unpacked(disk, path)
+    with open_bytes(path) as content, named_damage(path, str):
         if content.peek(1)[:1] == b"[" and (items := _read_array(path)) is not None:
             return items
         return list(_read_lines(content))
@@ -64,10 +63,10 @@ def _read_table(path: Path) -> Iterator[Line]:
 
 def _read_array(path: Path) -> list[Line] | None:
     """Returns the items of a file that is one JSON array of objects as a whole."""
-    with open_disk(path) as disk, named_damage(path, str):
-        content = unpacked(disk, path).read(MAX_ARRAY)
+    with open_bytes(path) as content, named_damage(path, str):
+        text = content.read(MAX_ARRAY)
     try:
-        items = json.loads(content)
+        items = json.loads(text)
     except (ValueError, RecursionError):
         return None
     if not isinstance(items, list) or not any(isinstance(item, dict) for item in items):

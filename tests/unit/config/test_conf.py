@@ -114,3 +114,28 @@ def test_the_ccks_recipe():
     assert (config.objective, config.data.packing, config.data.overlong) == ("pretrain", "none", "drop")
     assert (config.optim.lr, config.optim.betas, config.schedule.warmup_ratio) == (2e-5, [0.9, 0.999], 0.0)
     assert (config.trainer.max_epochs, config.data.global_batch_size, config.seed) == (2, 8, 42)
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        pytest.param("bgi", (2048, 0.0, 1.0, 0, 1.0, 1), id="bgi"),
+        pytest.param("llamafactory", (512, 0.95, 0.7, 50, 1.0, 1), id="llamafactory"),
+        pytest.param("msra", (400, 0.2, 0.9, 40, 1.3, 1), id="msra"),
+        pytest.param("bloom", (2048, 1.0, 1.0, 3, 1.1, 1), id="bloom"),
+    ],
+)
+def test_the_reference_systems_answers_are_drawn_as_they_drew_them(option, values):
+    """Also over the model's own number of tokens, and in place of an experiment's."""
+    for more in ([], ["model=tiny"], ["experiment=msra_qlora"]):
+        found = composed(f"generate={option}", *more).generate
+        assert (
+            *(found.max_new_tokens, found.temperature, found.top_p, found.top_k),
+            *(found.repetition_penalty, found.num_beams),
+        ) == values
+
+
+@pytest.mark.parametrize(("experiment", "tokens"), [("bgi_promptcblue", 2048), ("msra_qlora", 400)])
+def test_an_experiment_answers_as_its_system(experiment, tokens):
+    assert composed(f"experiment={experiment}").generate.max_new_tokens == tokens
+    assert composed(f"experiment={experiment}", "generate.max_new_tokens=7").generate.max_new_tokens == 7

@@ -67,6 +67,51 @@ BASE = Config(data=DataConfig(eval_splits=["test"]), trainer=TrainerConfig(devic
             "optim has no effect: task=generate does not use it",
             id="whole_group",
         ),
+        *(
+            pytest.param(
+                replace(BASE, task="evaluate", evaluate=EvaluateConfig(perplexity=True)),
+                key,
+                warning,
+                id=f"{key}_of_perplexity",
+            )
+            for key, warning in (
+                *(("data.packing", None), ("data.sequence_length", None), ("objective", None)),
+                *(("data.micro_batch_size", None), ("generate.split", None), ("data.eval_splits", None)),
+                ("generate.temperature", "generate.temperature has no effect with evaluate.perplexity=true"),
+                ("eval.limit", "eval.limit has no effect with evaluate.perplexity=true"),
+                ("evaluate.shots", "evaluate.shots has no effect with evaluate.perplexity=true"),
+                ("data.dedup", "data.dedup has no effect with evaluate.perplexity=true"),
+            )
+        ),
+        *(
+            pytest.param(
+                replace(
+                    BASE,
+                    task="evaluate",
+                    data=DataConfig(format=format, eval_splits=["test"]),
+                    evaluate=EvaluateConfig(exam=exam),
+                ),
+                key,
+                warning,
+                id=f"{key}_of_{exam}_{format}",
+            )
+            for format, exam, key, warning in (
+                ("exam", "likelihood", "evaluate.shots", None),
+                ("exam", "generate", "generate.max_new_tokens", None),
+                (
+                    *("exam", "likelihood", "generate.max_new_tokens"),
+                    "generate.max_new_tokens has no effect with evaluate.exam=likelihood",
+                ),
+                ("exam", "likelihood", "generate.batch_tokens", None),
+                (
+                    *("exam", "generate", "evaluate.protocol"),
+                    "evaluate.protocol has no effect with data.format=exam",
+                ),
+                ("pair", "likelihood", "evaluate.exam", "evaluate.exam has no effect with data.format=pair"),
+                ("auto", "likelihood", "evaluate.exam", None),
+                ("auto", "generate", "objective", "objective has no effect with evaluate.perplexity=false"),
+            )
+        ),
         pytest.param(
             replace(BASE, task="chat"),
             "objective",
@@ -259,6 +304,33 @@ def test_a_key_typed_twice_is_named_once():
             "data.max_examples, data.cache_dir have no effect: task=chat does not use them; "
             "generate.top_p has no effect with generate.temperature=0",
             id="chat",
+        ),
+        pytest.param(
+            BASE,
+            ["eval.tasks", "eval.limit_per_task", "eval.limit"],
+            "eval.tasks, eval.limit_per_task have no effect with eval.every_n_steps=null (they choose what "
+            "is answered during training)",
+            id="choice_of_what_is_not_answered",
+        ),
+        pytest.param(
+            replace(BASE, eval=EvalConfig(after_fit=False, every_n_steps=5)),
+            ["eval.tasks", "eval.limit", "eval.trivial", "generate.temperature", "generate.max_new_tokens"],
+            "eval.trivial has no effect with eval.after_fit=false; generate.temperature has no effect with "
+            "eval.after_fit=false (answers during training are greedy)",
+            id="answers_during_training_alone",
+        ),
+        pytest.param(
+            replace(BASE, task="evaluate", eval=EvalConfig(split="dev")),
+            ["eval.every_n_steps", "eval.tasks", "eval.split", "data.eval_splits"],
+            "eval.every_n_steps has no effect with task=evaluate; "
+            "data.eval_splits has no effect with eval.split=dev",
+            id="choice_of_an_evaluation",
+        ),
+        pytest.param(
+            replace(BASE, task="evaluate", generate=GenerateConfig(split="dev")),
+            ["eval.split"],
+            "eval.split has no effect with generate.split=dev",
+            id="two_names_of_a_split",
         ),
         pytest.param(
             BASE,

@@ -19,6 +19,7 @@ OPTIONS = {"A": "心绞痛", "B": "维生素B缺乏", "C": "C反应蛋白升高"
         pytest.param("答案：E", "E", id="named"),
         pytest.param("正确答案是 A、B。因为C反应蛋白不高。", "AB", id="named_then_explained"),
         pytest.param("先看A选项，不对。故选E。", "E", id="the_last_named"),
+        pytest.param("答案可能是A。再想一想，答案是E。", "E", id="the_last_of_two_named"),
         pytest.param("B（维生素缺乏）", "B", id="leading"),
         pytest.param("E. 心肌梗死\n解析：A 不对。", "E", id="leading_then_explained"),
         pytest.param("A. 心绞痛\nC. C反应蛋白升高", "AC", id="a_line_each"),

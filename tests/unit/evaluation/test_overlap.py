@@ -20,6 +20,11 @@ def test_nothing_agrees_with_nothing_alone(measure):
     assert measure("甲", "") == measure("", "甲") == 0
 
 
+def test_a_text_too_short_for_a_pair_agrees_with_itself_alone():
+    assert rouge_n(("没有",), ("没有",), 2) == 1
+    assert rouge_n(("没有",), ("没",), 2) == rouge_n(("没有",), ("没", "有"), 2) == 0
+
+
 def test_the_longest_common_subsequence_need_not_be_connected():
     assert rouge_l("发热咳嗽三天", "发热三天") == pytest.approx(2 * 4 / 10)
     assert rouge_l(("发热", "三天"), ("三天", "发热", "咳嗽")) == pytest.approx(2 * 1 / 5)

@@ -101,6 +101,58 @@ def problems_of(line: str) -> list[str]:
             id="devices",
         ),
         pytest.param(
+            "eval.every_n_steps=5 eval.tasks=[MedDGG,CHIP-STS] eval.split=validaton",
+            [
+                "eval.split=validaton is none of train, validation, test, new_words, long; "
+                "did you mean validation?",
+                "eval.tasks: ccks2023 has no task MedDGG; did you mean MedDG?",
+            ],
+            id="names_of_tasks_and_splits",
+        ),
+        pytest.param(
+            "checkpoint.keep_best=1 checkpoint.monitor=eval/score",
+            [
+                "checkpoint.monitor=eval/score is measured by evaluations during training; "
+                "set eval.every_n_steps=N"
+            ],
+            id="best_by_what_is_not_measured",
+        ),
+        pytest.param(
+            "checkpoint.keep_best=1 checkpoint.monitor=eval/MedDGG eval.every_n_steps=5 eval.tasks=[MedDG]",
+            [
+                "checkpoint.monitor=eval/MedDGG is none of eval/score, eval/parse_failures, eval/MedDG; "
+                "did you mean eval/MedDG?"
+            ],
+            id="best_by_a_misspelt_task",
+        ),
+        pytest.param(
+            "checkpoint.keep_best=1 checkpoint.monitor=evl/score eval.every_n_steps=5",
+            [
+                "checkpoint.monitor=evl/score is none of val/loss, val/accuracy, eval/score, eval/TASK; "
+                "did you mean eval/score?"
+            ],
+            id="best_by_a_misspelt_section",
+        ),
+        pytest.param(
+            "eval.every_n_steps=0 eval.limit_per_task=0",
+            ["eval.every_n_steps=0 must be at least 1", "eval.limit_per_task=0 must be at least 1"],
+            id="never_is_null",
+        ),
+        pytest.param(
+            "data.format=pair eval.every_n_steps=5 eval.tasks=[MedDG]",
+            ["eval.tasks: data.format=pair has none of PromptCBLUE's tasks; leave it out"],
+            id="tasks_of_other_data",
+        ),
+        pytest.param(
+            "eval.every_n_steps=5 strategy._target_=lightning.pytorch.strategies.DDPStrategy",
+            [
+                "eval.every_n_steps=5 with strategy._target_=lightning.pytorch.strategies.DDPStrategy: how "
+                "it lays weights out is not known here; set strategy=ddp, fsdp or zero3, or "
+                "eval.every_n_steps=null"
+            ],
+            id="a_strategy_of_unknown_layout",
+        ),
+        pytest.param(
             "data=local model=local",
             [
                 "task=train needs data.splits.train=FILE; data=local has no splits",

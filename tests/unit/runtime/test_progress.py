@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from medtune.runtime import progress as module
-from medtune.runtime.progress import Done, progress
+from medtune.runtime.progress import Done, progress, shown_by
 
 
 @pytest.fixture
@@ -62,6 +62,32 @@ def test_a_terminal_has_a_bar_that_disappears(monkeypatch, caplog):
 class Terminal(io.StringIO):
     def isatty(self):
         return True
+
+
+def test_a_share_says_more_than_the_number_of_units(clock):
+    done = Done("prompts", total=4)
+    clock.now += 10.0
+    done.add(1, 0, 0.5)
+    assert (done.amount, done.left) == ("1 of 4 prompts, 0/s", ", 10 s left")
+    done.add(1, 0, 0.0)
+    assert done.left == ""
+
+
+def test_work_inside_other_work_is_told_to_its_bar(caplog):
+    caplog.set_level(logging.INFO)
+    told = []
+    with shown_by(told.append), progress("answering dev", unit="prompts", total=2) as advance:
+        advance(1)
+        advance(1)
+    assert [text.split(",")[0] for text in told] == [
+        "answering dev",
+        "answering dev: 1 of 2 prompts",
+        "answering dev: 2 of 2 prompts",
+    ]
+    with shown_by(None), progress("reading", unit="records"):
+        pass
+    assert len(told) == 3
+    assert caplog.messages == []
 
 
 def test_nothing_done_tells_nothing(clock):

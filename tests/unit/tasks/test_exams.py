@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,6 +18,8 @@ from medtune.models.load import load_model
 from medtune.models.tokenizers import load_tokenizer
 from medtune.runtime.errors import ConfigError
 from medtune.runtime.hardware import PROJECT
+from medtune.runtime.record import RunFolder
+from medtune.tasks import evaluate
 from medtune.tasks.exams import (
     answer_ids,
     candidates_of,
@@ -124,6 +127,54 @@ def test_a_letter_is_scored_without_the_end_that_all_share():
     assert letters_alone([[9, 1, 3], [9, 2, 3]]) == [[9, 1], [9, 2]]
     assert letters_alone([[1], [2]]) == [[1], [2]]
     assert letters_alone([[1, 3], [1, 2, 3]]) == [[1], [1, 2]]
+
+
+@pytest.mark.parametrize("exam", ["generate", "likelihood"])
+def test_the_task_scores_an_exam_by_its_rules(data, tmp_path, exam):
+    data = replace(data, eval_splits=["validation"])
+    config = Config(task="evaluate", model=MODEL, template=TEMPLATE, data=data)
+    config.trainer.accelerator = "cpu"
+    config.generate.max_new_tokens = 4
+    config.evaluate.exam, config.evaluate.shots = exam, 1
+    evaluate.run(config, RunFolder(tmp_path / "run"))
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text())
+    accuracy = scores["tasks"]["accuracy"]
+    assert (scores["protocol"], scores["headline"], accuracy["rows"]) == ("exam", "accuracy", 3)
+    assert set(scores["tasks"]) == {"accuracy", "single", "multiple"}
+    assert set(scores["splits"]["validation"]) == {"model", "trivial"}
+    assert set(accuracy["by"]["question_type"]) == {"single", "multiple"}
+    rows = (tmp_path / "run" / "predictions" / "validation.jsonl").read_text().splitlines()
+    assert [json.loads(row)["exam"]["answer"] for row in rows] == ["C", "B", "ACD"]
+    if exam == "likelihood":
+        assert accuracy["parse_failures"] == []
+    assert (tmp_path / "run" / "plots" / "scores_validation.png").is_file()
+
+
+def test_an_exam_without_a_training_split_has_no_rules_to_compare_with(data, tmp_path):
+    splits = {"dev": "train.json", "validation": "validation.json"}
+    data = replace(data, splits=splits, eval_splits=["validation"])
+    config = Config(task="evaluate", model=MODEL, template=TEMPLATE, data=data)
+    config.trainer.accelerator = "cpu"
+    config.evaluate.exam, config.evaluate.shots = "likelihood", 2
+    evaluate.run(config, RunFolder(tmp_path / "run"))
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert set(scores["splits"]["validation"]) == {"model"}
+
+
+def test_a_predictions_file_of_an_exam_is_scored_without_a_model(data, tmp_path):
+    predictions = tmp_path / "predictions.jsonl"
+    predictions.write_text(
+        "\n".join(json.dumps({"target": text}, ensure_ascii=False) for text in ("答案：C", "A", "A、C、D"))
+    )
+    config = Config(task="evaluate", data=data)
+    config.evaluate.predictions = str(predictions)
+    config.evaluate.references = str(tmp_path / "validation.json")
+    evaluate.run(config, RunFolder(tmp_path / "run"))
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert scores["score"] == pytest.approx(200 / 3)
+    assert scores["tasks"]["accuracy"]["by"]["exam_class"] == {
+        "护士": {"accuracy": scores["score"], "rows": 3}
+    }
 
 
 def test_shots_are_of_the_same_kind_and_subject_and_never_the_question(data):

@@ -1,10 +1,18 @@
+import json
 import socket
 
 import pytest
 
 from medtune.config.schema import Config
 from medtune.runtime.record import RunFolder
-from medtune.training.loggers import build_loggers, has_api_key, reachable_mode, run_id, without_secrets
+from medtune.training.loggers import (
+    build_loggers,
+    has_api_key,
+    log_table,
+    reachable_mode,
+    run_id,
+    without_secrets,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +53,36 @@ def test_secrets_do_not_reach_a_logger():
 def test_a_run_folder_keeps_its_id(tmp_path):
     assert run_id(tmp_path) == run_id(tmp_path / "x" / "..")
     assert run_id(tmp_path) != run_id(tmp_path / "other")
+
+
+def test_a_table_reaches_tensorboard_as_text_that_stays_a_table(tmp_path):
+    pytest.importorskip("tensorboard")
+    config = Config(logger={"t": {"_target_": "medtune.training.loggers.tensorboard"}})
+    (logger,) = build_loggers(config, RunFolder(tmp_path))
+    shown = []
+    logger.experiment.add_text = lambda *arguments: shown.append(arguments)
+    log_table(logger, "eval/predictions", ["input", "right"], [["a|b\nc", True], ["x" * 500, False]], 7)
+    [(name, text, step)] = shown
+    assert (name, step) == ("eval/predictions", 7)
+    assert text.splitlines() == [
+        "| input | right |",
+        "| --- | --- |",
+        "| a\\|b c | True |",
+        f"| {'x' * 300}… | False |",
+    ]
+
+
+@pytest.mark.slow
+def test_a_table_reaches_wandb_as_its_own(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    config = Config(logger={"w": {"_target_": "medtune.training.loggers.wandb"}})
+    (logger,) = build_loggers(config, RunFolder(tmp_path))
+    log_table(logger, "eval/predictions", ["input", "right"], [["头痛", True]], 7)
+    logger.experiment.finish()
+    [table] = tmp_path.glob("wandb/offline-run-*/files/media/table/eval/*.table.json")
+    assert json.loads(table.read_text()) == {"columns": ["input", "right"], "data": [["头痛", True]]} | {
+        key: value for key, value in json.loads(table.read_text()).items() if key not in ("columns", "data")
+    }
 
 
 @pytest.mark.slow

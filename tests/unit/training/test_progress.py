@@ -28,6 +28,8 @@ def test_the_newest_figures_are_told(metrics):
     metrics.last_validation = {"val/loss": 2.0}
     text = describe(metrics, step=12, total_steps=12, seconds_per_step=3.0)
     assert text == "loss 1.2346 · 4,322 learned tokens/s · val 2.0000 · 0:00 left"
+    metrics.last_evaluation = {"eval/score": 51.234}
+    assert "val 2.0000 · score 51.23 · " in describe(metrics, 12, 12, 3.0)
 
 
 @pytest.mark.parametrize(
