@@ -1,6 +1,7 @@
 """Requests become jobs of the batch, and tokens become text; all of it in the event loop's thread."""
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -18,6 +19,8 @@ from medtune.serving.asked import Asked, Prompt
 from medtune.serving.batcher import Batcher, End, Job
 from medtune.serving.errors import Refusal, failed
 from medtune.serving.stops import StopText
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,10 @@ class Choice:
             return
         try:
             text = self._text(tokens, end)
-        except Exception:
-            self.answers.fail()
-            raise
+        except Exception:  # here, since other jobs receive after this one
+            log.exception("an answer's tokens could not be turned into text")
+            self.answers.put(failed())
+            return
         finish = end
         if self.stops.found:
             finish = "stop"
@@ -107,10 +111,6 @@ class Answers:
         if self.first_token_at is None:
             self.first_token_at = time.monotonic()
         self.queue.put_nowait(item)
-
-    def fail(self) -> None:
-        """Ends the request with an error of ours."""
-        self.put(failed())
 
     def leave(self) -> None:
         """Says that the client went away."""

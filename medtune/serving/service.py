@@ -53,7 +53,7 @@ class Service:
         log.info("listening at %s; requests get 503 until the model is loaded", self.url)
 
     def load(self, responder: Responder) -> Batcher:
-        """Makes a model ready to answer."""
+        """Makes a model ready to answer; requests are taken in from now on."""
         engine, settings = responder.engine, self.settings
         assert isinstance(engine, TransformersEngine)
         most = settings.max_batch_tokens - len(engine.virtual)
@@ -75,12 +75,12 @@ class Service:
             vocabulary=min(len(responder.tokenizer), embedding_rows(engine.model)),
         )
         self.app.loaded = Loaded(answerer, limits)
+        if not self.should_stop:
+            self.app.gate.state = "ready"
         return batcher
 
     def answer(self, batcher: Batcher) -> None:
         """Answers until :meth:`stop`."""
-        if not self.should_stop:
-            self.app.gate.state = "ready"
         batcher.run(lambda: self.should_stop, self.settings.shutdown_timeout)
 
     def stop(self) -> None:
