@@ -166,7 +166,7 @@ class Evaluation(L.Callback):
         gathering = ""
         if copy is not None:
             cost |= {"eval/gather_seconds": round(copy.seconds, 3), "eval/copy_bytes": copy.bytes}
-            gathering = f" ({copy.seconds:.1f} s to gather {copy.bytes / 2**30:.2f} GiB on each rank)"
+            gathering = f" ({copy.seconds:.1f} s to gather {copy.bytes / 2**20:,.1f} MiB on each rank)"
         metrics.write(trainer, {**found.results(), **cost})
         log.info(
             "step %d · score %.2f on %d answers, %d of them not readable · %.1f s%s, %.0f tokens/s · "

@@ -178,7 +178,7 @@ def run_case(name: str, strategy: str, out: Path, rank: int, world_size: int) ->
     """One fit; its losses, gradient norms, and weights from the checkpoint and the exported folder."""
     folder = RunFolder(out / name)
     config = case_config(name, folder.path, strategy)
-    config.eval.every_n_steps = 2
+    config.eval.every_n_steps = 2 if name in QUICK else ALL_STEPS  # and after the last step, the third
     evaluator = Logits()
     rows, names = (MIX, MIX_NAMES) if name.startswith("mixed") else (ROWS, ["toy"])
     micro = config.data.micro_batch_size

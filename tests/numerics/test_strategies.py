@@ -95,14 +95,14 @@ def test_losses_by_source_are_those_of_one_process(one, two):
 
 
 def test_what_answers_during_training_is_the_model_of_one_process(one, two):
-    """Under FSDP2 and ZeRO-3 a copy that was gathered after the second step, and one after the last."""
+    """Under FSDP2 and ZeRO-3 a copy that is gathered after the last step, of some cases twice."""
     for case in fits(two):
         expected = one[case]["logits"]
-        assert sorted(expected) == sorted(two[case]["logits"]) == [2, 3], case
+        assert sorted(expected) == sorted(two[case]["logits"]) == ([2, 3] if case in QUICK else [3]), case
         for step, logits in expected.items():
             apart = (two[case]["logits"][step] - logits).norm() / logits.norm()
             assert float(apart) < 1e-4, (case, step)  # the updates are equal within 1e-5
-        assert not torch.equal(expected[2], expected[3]), case
+        assert case not in QUICK or not torch.equal(expected[2], expected[3]), case
 
 
 def test_export_and_checkpoint_hold_the_trained_weights(one, two):
