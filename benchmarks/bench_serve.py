@@ -142,8 +142,7 @@ def server(folder: Path) -> Iterator[tuple[str, psutil.Process]]:
     child = subprocess.Popen(
         [sys.executable, "-m", "medtune", *settings],
         cwd=PROJECT,
-        # Freed tensors go back to the system at once; else what malloc keeps of them varies by 200 MB.
-        env={**os.environ, **ONE_THREAD, "MALLOC_MMAP_THRESHOLD_": "1048576"},
+        env={**os.environ, **ONE_THREAD},
         stdout=log,
         stderr=subprocess.STDOUT,
     )

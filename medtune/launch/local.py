@@ -75,6 +75,10 @@ def worker_environment(config: Config, world_size: int) -> dict[str, str]:
         environment["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when CUDA starts; torch refuses without it
     if config.trainer.accelerator == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
+    if config.task == "serve":
+        # Batches come and go for days: large tensors go back to the system when they are freed. glibc would
+        # raise its threshold to keep them, and its heap then varies by a third with what was asked when.
+        environment.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**20))
     return environment
 
 

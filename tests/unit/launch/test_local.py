@@ -33,6 +33,14 @@ def test_a_cpu_run_sees_no_gpu(monkeypatch, accelerator, seen):
     assert worker_environment(config, 1)["CUDA_VISIBLE_DEVICES"] == seen
 
 
+def test_a_server_gives_freed_tensors_back_unless_told_otherwise(monkeypatch):
+    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
+    assert worker_environment(Config(task="serve"), 1)["MALLOC_MMAP_THRESHOLD_"] == "1048576"
+    assert "MALLOC_MMAP_THRESHOLD_" not in worker_environment(Config(), 1)
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")
+    assert worker_environment(Config(task="serve"), 1)["MALLOC_MMAP_THRESHOLD_"] == "65536"
+
+
 @pytest.mark.parametrize(
     ("devices", "port", "command"),
     [
