@@ -279,7 +279,7 @@ class _Rule:
         """The logits without what no choice goes on with; rows without choices keep theirs."""
         logits = logits.clone()
         for place, row in self.closed:
-            if row.choices is None:  # the row has ended
+            if row.choices is None or not row.choices.following:  # the row has ended, and stays for a while
                 continue
             allowed = torch.tensor(list(row.choices.following), device=logits.device)
             kept = logits[place, allowed]
