@@ -188,7 +188,7 @@ def build_responder(config: Config, weights: str | None = None) -> Responder:
     """Loads the configured model, or ``weights`` in its place, into the configured engine."""
     tokenizer = load_tokenizer(config.model)
     template = Template.from_tokenizer(config.template, tokenizer)
-    stop_ids = [*template.stop_ids, *named_ids(config.generate.stop, template.vocabulary, "generate.stop")]
+    stop_ids = stop_tokens(config, template)
     # Other tasks do not read the key, and need logits or single tokens, which the others do not give.
     asked = config.generate.engine if config.task in ("generate", "evaluate") else "transformers"
     build = build_vllm if asked == "vllm" else build_engine
@@ -203,6 +203,11 @@ def build_responder(config: Config, weights: str | None = None) -> Responder:
         overlong=config.generate.overlong,
         use_choices=config.generate.choices,
     )
+
+
+def stop_tokens(config: Config, template: Template) -> list[int]:
+    """The tokens that end an answer: the template's, and those of ``generate.stop``."""
+    return [*template.stop_ids, *named_ids(config.generate.stop, template.vocabulary, "generate.stop")]
 
 
 def build_engine(
