@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedModel
 
 from medtune.generation.choices import Choices
-from medtune.generation.engine import OnDone, answer_limits, eval_mode
+from medtune.generation.engine import OnDone, answer_limits, eval_mode, warn_of_short_room
 from medtune.generation.settings import SamplingSettings
 from medtune.models.rope import context_length
 from medtune.runtime.families import NATIVE_FAMILIES
@@ -58,6 +58,7 @@ class ContinuousEngine:
         """See :meth:`medtune.generation.engine.Engine.generate`; ``seeds`` are not used."""
         assert choices is None, "the settings' rules refuse choices"
         limits = answer_limits(prompts, settings, self.context)
+        warn_of_short_room(limits, settings, self.context)
         answers: list[list[int]] = []
         with eval_mode(self.network):
             for start in range(0, len(prompts), PROMPTS_AT_ONCE):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from medtune.generation.choices import Choices
-from medtune.generation.engine import OnDone, answer_limits
+from medtune.generation.engine import OnDone, answer_limits, warn_of_short_room
 from medtune.generation.sampling import prompt_seeds
 from medtune.generation.settings import SamplingSettings
 from medtune.models.folders import find_folder, is_adapter
@@ -67,6 +67,7 @@ class VllmEngine:
 
         assert choices is None, "the settings' rules refuse choices"
         limits = answer_limits(prompts, settings, self.context)
+        warn_of_short_room(limits, settings, self.context)
         seeds = seeds or prompt_seeds(prompts, settings.seed)
         answers: list[list[int]] = []
         for start in range(0, len(prompts), PROMPTS_AT_ONCE):
