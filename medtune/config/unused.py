@@ -336,6 +336,11 @@ IDLE = (
         lambda config: "eval.after_fit=false (answers during training are greedy)",
     ),
     Idle(
+        EXAMS,
+        lambda config: config.task == "train" and config.eval.after_fit is False and answers_early(config),
+        lambda config: "eval.after_fit=false (exams during training are answered without shots)",
+    ),
+    Idle(
         ("eval.trivial", "eval.untrained"),
         lambda config: config.task == "train" and config.eval.after_fit is False,
         lambda config: "eval.after_fit=false",
@@ -460,11 +465,12 @@ IDLE = (
         lambda config: f"data.format={config.data.format}",
     ),
     Idle(
-        (*DECODING,),
+        (*DECODING, *BEAMS, "generate.choices", "generate.overlong"),
         lambda config: (
             config.task in ("train", "evaluate")
             and config.data.format == "exam"
             and config.evaluate.exam == "likelihood"
+            and not (config.task == "train" and answers_early(config))  # which are generated
         ),
         lambda config: "evaluate.exam=likelihood",
     ),
