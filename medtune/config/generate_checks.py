@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterator
 
 from medtune.config.load import show
+from medtune.config.paths import is_measured
 from medtune.config.schema import Config
-from medtune.config.unused import answers_early, measured, what_weights_hold
+from medtune.config.unused import answers_early, what_weights_hold
 from medtune.runtime.families import NATIVE_FAMILIES
 
 VLLM_OWN = (
@@ -22,7 +23,7 @@ def answers(config: Config) -> bool:
         return answers_early(config) or (config.eval.after_fit is not False and bool(config.data.eval_splits))
     if config.task == "generate":
         return config.generate.merge_shards is None
-    return config.task == "evaluate" and config.evaluate.predictions is None and not measured(config)
+    return config.task == "evaluate" and config.evaluate.predictions is None and not is_measured(config)
 
 
 def shard_problems(config: Config) -> Iterator[str]:

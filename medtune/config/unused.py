@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medtune.config.columns import FORMAT_COLUMNS
+from medtune.config.paths import is_measured
 from medtune.config.schema import FOUR_BITS, GPU_ATTENTION, Config
 
 MODEL = ("model", "adapter", "quantization", "weights")
@@ -437,12 +438,12 @@ IDLE = (
     ),
     Idle(
         ROWS,
-        lambda config: config.task == "generate" or (config.task == "evaluate" and not measured(config)),
+        lambda config: config.task == "generate" or (config.task == "evaluate" and not is_measured(config)),
         lambda config: f"task={config.task}",
     ),
     Idle(
         ("objective",),
-        lambda config: config.task == "evaluate" and not measured(config),
+        lambda config: config.task == "evaluate" and not is_measured(config),
         lambda config: "evaluate.perplexity=false",
     ),
     Idle(
@@ -451,12 +452,12 @@ IDLE = (
             *("data.num_workers", "data.dedup", "data.dedup_threshold", "data.contamination"),
             *("data.mix_by", "data.mix_temperature", "data.mix_stop", "data.max_tokens", *EXAMS),
         ),
-        lambda config: measured(config),
+        lambda config: is_measured(config),
         lambda config: "evaluate.perplexity=true",
     ),
     Idle(
         ("data.eval_splits",),
-        lambda config: measured(config) and has_validation(config),
+        lambda config: is_measured(config) and has_validation(config),
         lambda config: "evaluate.perplexity=true (validation is measured)",
     ),
     Idle(
@@ -495,11 +496,6 @@ IDLE = (
         lambda config: "task=evaluate",
     ),
 )
-
-
-def measured(config: Config) -> bool:
-    """Whether texts are measured in place of answering prompts."""
-    return config.task == "evaluate" and config.evaluate.perplexity
 
 
 def answers_early(config: Config) -> bool:
