@@ -288,6 +288,12 @@ class _Rule:
         return logits
 
 
+def up_to_stop(answer: Sequence[int], stop_ids: frozenset[int]) -> list[int]:
+    """What others decoded, without its stop token and what may stand behind it."""
+    end = next((place for place, token in enumerate(answer) if token in stop_ids), len(answer))
+    return list(answer[:end])
+
+
 def _forward_arguments(model: "PreTrainedModel | PeftModel") -> frozenset[str]:
     """Names of the arguments that the model itself takes, below an adapter's wrapper."""
     unwrap = getattr(model, "get_base_model", None)
