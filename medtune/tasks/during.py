@@ -14,6 +14,7 @@ from medtune.generation.engine import TransformersEngine
 from medtune.generation.responder import Answer, Question, Responder, stop_tokens, write_predictions
 from medtune.generation.settings import sampling_settings
 from medtune.generation.summary import Spent, log_summary, summary
+from medtune.models.placing import base_model
 from medtune.models.tokenizers import load_tokenizer
 from medtune.runtime.ranks import gather, global_rank, interleave, world_size
 from medtune.runtime.record import RunFolder
@@ -65,7 +66,8 @@ def attempt(
         if is_asked_to_stop():
             raise Stopped
 
-    hook = model.register_forward_pre_hook(look_up)
+    # A beam search calls the network below an adapter's wrapper, our own decoding the wrapper.
+    hooks = [part.register_forward_pre_hook(look_up) for part in {model, base_model(model)}]
     began = time.perf_counter()
     try:
         answers = respond(questions, what)
@@ -74,7 +76,8 @@ def attempt(
     except (RuntimeError, ValueError, MemoryError) as error:  # out of memory, no room for an answer
         return Attempt(problem=f"{type(error).__name__}: {error}")
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
     return Attempt(answers, time.perf_counter() - began)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from medtune.config.schema import Config, DataConfig, EvalConfig, GenerateConfig, ModelConfig
+from medtune.config.schema import AdapterConfig, Config, DataConfig, EvalConfig, GenerateConfig, ModelConfig
 from medtune.models.load import load_model
 from medtune.runtime.hardware import PROJECT
 from medtune.runtime.record import RunFolder
@@ -78,6 +78,18 @@ def test_an_evaluation_stops_in_the_middle_of_an_answer(evaluator, model):
     assert next(asked, None) is None
     assert not evaluator.folder.predictions.exists()
     assert not model._forward_pre_hooks
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_it_stops_below_an_adapter_too(tmp_path, beams):
+    config = sample_config(limit_per_task=1)
+    config = replace(config, adapter=AdapterConfig(name="lora", target_modules="all-linear"))
+    evaluator = SubsetEvaluator(
+        replace(config, generate=GenerateConfig(max_new_tokens=3, num_beams=beams)), RunFolder(tmp_path)
+    )
+    asked = iter([False, True])
+    assert evaluator(load_model(config, for_training=False), 7, lambda: next(asked)) is None
+    assert next(asked, None) is None
 
 
 def test_an_error_while_answering_is_the_evaluation_s(evaluator, model):
