@@ -98,7 +98,7 @@ class Chat:
         stops_answers: bool = False,
     ) -> None:
         self.responder = responder
-        self.settings = replace(responder.settings, num_beams=1)  # an answer is shown as it comes
+        self.settings = responder.settings
         self.multi_turn = multi_turn
         self.stops_answers = stops_answers
         self.history: list[tuple[str, str]] = []
