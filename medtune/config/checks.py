@@ -299,9 +299,10 @@ def submission_problems(config: Config) -> Iterator[str]:
     splits = splits_answered(config)
     if len(splits) > 1:
         yield f"evaluate.submission=true packs one split, not {', '.join(splits)}; set generate.split=NAME"
-    limits = {"data.max_examples": config.data.max_examples}
+    limits: dict[str, object] = {"data.max_examples": config.data.max_examples}
     if not config.evaluate.predictions:
-        limits["eval.limit"] = config.eval.limit
+        for name in ("limit", "limit_per_task", "tasks"):
+            limits[f"eval.{name}"] = getattr(config.eval, name)
     for key, limit in limits.items():
         if limit is not None:
             yield f"evaluate.submission=true needs every row, but {key}={limit}; leave {key} out"

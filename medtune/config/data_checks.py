@@ -167,7 +167,7 @@ def split_problems(config: Config, sources: dict[str, SourceConfig]) -> Iterator
     known = split_names(config.data, sources)
     shown = f"data={config.data.name} has {', '.join(known) or 'no splits'}"
     for split in splits_answered(config):
-        if split in known:
+        if split in known or split == config.eval.split:  # of which evaluation_problems speaks
             continue
         near = nearest(split, known)
         if split == config.generate.split and config.task != "train":
@@ -193,7 +193,8 @@ def answer_problems(config: Config, sources: dict[str, SourceConfig]) -> Iterato
             yield "data.format=text has no prompts to answer; set data.eval_splits=[]"
             break
         if split.partition("/")[0] in texts:
-            yield f"data.eval_splits: {split} is text, which has no prompts to answer; leave it out"
+            key = "eval.split" if split == config.eval.split else "data.eval_splits"
+            yield f"{key}: {split} is text, which has no prompts to answer; leave it out"
     if config.task == "generate" and not config.generate.input and not answered:
         yield "task=generate has nothing to answer; set generate.split=SPLIT or generate.input=FILE"
     if config.task == "evaluate" and not answered and not config.evaluate.perplexity:

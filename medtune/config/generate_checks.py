@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterator
 
 from medtune.config.load import show
+from medtune.config.paths import is_measured
 from medtune.config.schema import Config
-from medtune.config.unused import what_weights_hold
+from medtune.config.unused import answers_early, what_weights_hold
 from medtune.runtime.families import NATIVE_FAMILIES
 
 VLLM_OWN = (
@@ -19,10 +20,10 @@ SHARE = re.compile(r"([1-9][0-9]*)/([1-9][0-9]*)")
 def answers(config: Config) -> bool:
     """Whether this run answers prompts with the settings of ``generate``."""
     if config.task == "train":
-        return config.eval.after_fit is not False and bool(config.data.eval_splits)
+        return answers_early(config) or (config.eval.after_fit is not False and bool(config.data.eval_splits))
     if config.task == "generate":
         return config.generate.merge_shards is None
-    return config.task == "evaluate" and config.evaluate.predictions is None
+    return config.task == "evaluate" and config.evaluate.predictions is None and not is_measured(config)
 
 
 def shard_problems(config: Config) -> Iterator[str]:

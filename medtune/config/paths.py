@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from medtune.config.evaluations import evaluated_split
 from medtune.config.keys import value_of
 from medtune.config.schema import Config, SourceConfig
 from medtune.config.sources import source_of_split, sources_with_split
@@ -193,12 +194,13 @@ def splits_read(config: Config) -> list[str]:
     """The splits whose files the task opens."""
     answered = splits_answered(config)
     data = config.data
-    if measures_perplexity(config):
+    if is_measured(config):
         return files_measured(config)
     prefixes = [f"{name}/" for name in data.mix] or [""]
     if config.task in ("train", "prepare"):
         learned = [f"{prefix}{split}" for prefix in prefixes for split in ("train", "validation")]
-        return list(dict.fromkeys([*learned, *answered]))
+        early = evaluated_split(config) if config.task == "train" and config.eval.every_n_steps else None
+        return list(dict.fromkeys([*learned, *answered, *filter(None, [early])]))
     if answered and config.task == "evaluate" and config.eval.trivial and not config.evaluate.predictions:
         # The rules without learning count its answers.
         trained = [f"{split.rpartition('/')[0]}/train" if data.mix else "train" for split in answered]
@@ -211,16 +213,18 @@ def splits_answered(config: Config) -> list[str]:
     named = [config.generate.split] if config.generate.split else []
     if config.task == "train":
         return config.data.eval_splits if config.eval.after_fit is not False else []
-    if measures_perplexity(config):
+    if is_measured(config):
         return []  # nothing is answered; see splits_measured
     if config.task == "generate":
         return [] if config.generate.input else named or config.data.eval_splits[:1]
     if config.task == "evaluate" and config.evaluate.predictions:
         return named or ([] if config.evaluate.references else config.data.eval_splits[:1])
-    return named or config.data.eval_splits if config.task == "evaluate" else []
+    if config.task != "evaluate":
+        return []
+    return named or ([config.eval.split] if config.eval.split else config.data.eval_splits)
 
 
-def measures_perplexity(config: Config) -> bool:
+def is_measured(config: Config) -> bool:
     """Whether the run measures texts in place of answering prompts."""
     return config.task == "evaluate" and config.evaluate.perplexity
 

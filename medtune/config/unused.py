@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medtune.config.columns import FORMAT_COLUMNS
+from medtune.config.paths import is_measured
 from medtune.config.schema import FOUR_BITS, GPU_ATTENTION, Config
 
 MODEL = ("model", "adapter", "quantization", "weights")
@@ -336,6 +337,11 @@ IDLE = (
         lambda config: "eval.after_fit=false (answers during training are greedy)",
     ),
     Idle(
+        EXAMS,
+        lambda config: config.task == "train" and config.eval.after_fit is False and answers_early(config),
+        lambda config: "eval.after_fit=false (exams during training are answered without shots)",
+    ),
+    Idle(
         ("eval.trivial", "eval.untrained"),
         lambda config: config.task == "train" and config.eval.after_fit is False,
         lambda config: "eval.after_fit=false",
@@ -432,12 +438,12 @@ IDLE = (
     ),
     Idle(
         ROWS,
-        lambda config: config.task == "generate" or (config.task == "evaluate" and not measured(config)),
+        lambda config: config.task == "generate" or (config.task == "evaluate" and not is_measured(config)),
         lambda config: f"task={config.task}",
     ),
     Idle(
         ("objective",),
-        lambda config: config.task == "evaluate" and not measured(config),
+        lambda config: config.task == "evaluate" and not is_measured(config),
         lambda config: "evaluate.perplexity=false",
     ),
     Idle(
@@ -446,12 +452,12 @@ IDLE = (
             *("data.num_workers", "data.dedup", "data.dedup_threshold", "data.contamination"),
             *("data.mix_by", "data.mix_temperature", "data.mix_stop", "data.max_tokens", *EXAMS),
         ),
-        lambda config: measured(config),
+        lambda config: is_measured(config),
         lambda config: "evaluate.perplexity=true",
     ),
     Idle(
         ("data.eval_splits",),
-        lambda config: measured(config) and has_validation(config),
+        lambda config: is_measured(config) and has_validation(config),
         lambda config: "evaluate.perplexity=true (validation is measured)",
     ),
     Idle(
@@ -460,11 +466,12 @@ IDLE = (
         lambda config: f"data.format={config.data.format}",
     ),
     Idle(
-        (*DECODING,),
+        (*DECODING, *BEAMS, "generate.choices", "generate.overlong"),
         lambda config: (
             config.task in ("train", "evaluate")
             and config.data.format == "exam"
             and config.evaluate.exam == "likelihood"
+            and not (config.task == "train" and answers_early(config))  # which are generated
         ),
         lambda config: "evaluate.exam=likelihood",
     ),
@@ -489,11 +496,6 @@ IDLE = (
         lambda config: "task=evaluate",
     ),
 )
-
-
-def measured(config: Config) -> bool:
-    """Whether texts are measured in place of answering prompts."""
-    return config.task == "evaluate" and config.evaluate.perplexity
 
 
 def answers_early(config: Config) -> bool:

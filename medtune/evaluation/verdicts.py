@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from medtune.data.examples import Example
+from medtune.data.reading.formats.exam import EXAM
+from medtune.evaluation.exam import is_exam, read_letters
 from medtune.evaluation.promptcblue.protocols import find_protocol
 from medtune.evaluation.promptcblue.records import read_references, read_rows
 from medtune.evaluation.promptcblue.worst import is_right, parse_again
@@ -32,6 +34,8 @@ class Verdict(NamedTuple):
 
 def judge_answers(examples: Sequence[Example], texts: Sequence[str], protocol: str) -> list[Verdict]:
     """A verdict on each answer, in order."""
+    if is_exam([example.record for example in examples]):
+        return [judge_letters(example, text) for example, text in zip(examples, texts, strict=True)]
     if not is_promptcblue(examples):
         return [
             Verdict("", example.prompt, gold(example), text, text, text == gold(example).strip(), bool(text))
@@ -49,3 +53,11 @@ def judge_answers(examples: Sequence[Example], texts: Sequence[str], protocol: s
             )
         )
     return verdicts
+
+
+def judge_letters(example: Example, text: str) -> Verdict:
+    """A verdict on the answer to an exam's question."""
+    question = example.record[EXAM]
+    letters = read_letters(text, question["options"])
+    right = bool(letters) and letters == question["answer"]
+    return Verdict("", example.prompt, gold(example), text, letters, right, bool(letters))

@@ -9,7 +9,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from medtune.generation.choices import Node
-from medtune.generation.decoding import Request
+from medtune.generation.decoding import Request, up_to_stop
 from medtune.generation.settings import SamplingSettings
 
 if TYPE_CHECKING:  # peft costs seconds to import
@@ -106,9 +106,3 @@ def allowed_tokens(requests: Sequence[Request], width: int, network: Any, stop_i
         return list(node.following) or sorted(stop_ids) or anything
 
     return allowed
-
-
-def up_to_stop(answer: Sequence[int], stop_ids: frozenset[int]) -> list[int]:
-    """An answer without its stop token and the padding behind it."""
-    end = next((place for place, token in enumerate(answer) if token in stop_ids), len(answer))
-    return list(answer[:end])

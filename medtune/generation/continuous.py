@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedModel
 
 from medtune.generation.choices import Choices
-from medtune.generation.engine import OnDone, answer_limits, eval_mode
+from medtune.generation.decoding import up_to_stop
+from medtune.generation.engine import OnDone, answer_limits, eval_mode, warn_of_short_room
 from medtune.generation.settings import SamplingSettings
 from medtune.models.rope import context_length
 from medtune.runtime.families import NATIVE_FAMILIES
@@ -58,13 +59,14 @@ class ContinuousEngine:
         """See :meth:`medtune.generation.engine.Engine.generate`; ``seeds`` are not used."""
         assert choices is None, "the settings' rules refuse choices"
         limits = answer_limits(prompts, settings, self.context)
+        warn_of_short_room(limits, settings, self.context)
         answers: list[list[int]] = []
         with eval_mode(self.network):
             for start in range(0, len(prompts), PROMPTS_AT_ONCE):
                 part = prompts[start : start + PROMPTS_AT_ONCE]
                 found = self._answer([list(prompt) for prompt in part], settings)
                 for row, tokens in enumerate(found, start):
-                    answers.append(up_to_end(tokens, self.stop_ids, limits[row]))
+                    answers.append(up_to_stop(tokens[: limits[row]], self.stop_ids))
                     if on_done is not None:
                         on_done(row, answers[-1])
         return answers
@@ -128,9 +130,3 @@ def generation_config(settings: SamplingSettings, stop_ids: frozenset[int], pad_
         pad_token_id=pad_id,
         **drawn,
     )
-
-
-def up_to_end(tokens: Sequence[int], stop_ids: frozenset[int], limit: int) -> list[int]:
-    """An answer without its stop token and what may stand behind it."""
-    end = next((place for place, token in enumerate(tokens) if token in stop_ids), len(tokens))
-    return list(tokens[: min(end, limit)])

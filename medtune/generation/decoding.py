@@ -279,13 +279,19 @@ class _Rule:
         """The logits without what no choice goes on with; rows without choices keep theirs."""
         logits = logits.clone()
         for place, row in self.closed:
-            if row.choices is None:  # the row has ended
+            if row.choices is None or not row.choices.following:  # the row has ended, and stays for a while
                 continue
             allowed = torch.tensor(list(row.choices.following), device=logits.device)
             kept = logits[place, allowed]
             logits[place] = -torch.inf
             logits[place, allowed] = kept
         return logits
+
+
+def up_to_stop(answer: Sequence[int], stop_ids: frozenset[int]) -> list[int]:
+    """What others decoded, without its stop token and what may stand behind it."""
+    end = next((place for place, token in enumerate(answer) if token in stop_ids), len(answer))
+    return list(answer[:end])
 
 
 def _forward_arguments(model: "PreTrainedModel | PeftModel") -> frozenset[str]:

@@ -104,6 +104,7 @@ class TransformersEngine:
         """See :meth:`Engine.generate`."""
         choices = choices or [None] * len(prompts)
         limits = answer_limits(prompts, settings, self.context, choices)
+        warn_of_short_room(limits, settings, self.context, choices)
         seeds = seeds or prompt_seeds(prompts, settings.seed)
         requests = [
             Request(self._with_virtual(prompt), rule, seed, closed.root if closed else None)
@@ -125,6 +126,7 @@ class TransformersEngine:
             prompt_seeds([prompt], settings.seed),
             answer_limits([prompt], settings, self.context),
         )
+        warn_of_short_room([limit], settings, self.context)
         decoding = Decoding(self.model, [Request(self._with_virtual(prompt), settings, seed)], self.pad_id)
         for _ in range(limit):
             # Entered anew for each token: the caller's code runs in between.
@@ -249,16 +251,23 @@ def answer_limits(
                 f"must hold {need} too; shorten the prompt or use a model with a longer context"
             )
         limits.append(wanted if closed is not None else min(wanted, room))
-    if short := sum(
-        limit < settings.max_new_tokens and (choices is None or choices[row] is None)
-        for row, limit in enumerate(limits)
-    ):
+    return limits
+
+
+def warn_of_short_room(
+    limits: Sequence[int],
+    settings: SamplingSettings,
+    context: int | None,
+    choices: Sequence[Choices | None] | None = None,
+) -> None:
+    """Says how many answers the context will end before they have all tokens that they may have."""
+    free = [limit for row, limit in enumerate(limits) if choices is None or choices[row] is None]
+    if short := sum(limit < settings.max_new_tokens for limit in free):
         logger.warning(
             "%d of %d prompts leave less than generate.max_new_tokens=%d in the model's context of %d "
             "tokens; their answers end there",
-            *(short, len(prompts), settings.max_new_tokens, context),
+            *(short, len(limits), settings.max_new_tokens, context),
         )
-    return limits
 
 
 def length_sorted_batches(

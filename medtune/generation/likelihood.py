@@ -40,9 +40,11 @@ def log_likelihoods(
     Raises:
         ValueError: A prompt or continuation is empty, or both together are longer than the model's context.
     """
-    prompts = [[*engine.virtual, *prompt] if len(prompt) else [] for prompt in prompts]
+    check_lengths(
+        engine, prompts, continuations
+    )  # of words: the context is what trained tokens leave to them
+    prompts = [[*engine.virtual, *prompt] for prompt in prompts]
     longest = [max(map(len, options), default=0) for options in continuations]
-    check_lengths(engine, prompts, continuations)
     found: list[list[float]] = [[] for _ in prompts]
     with eval_mode(engine.model), torch.inference_mode():
         for rows in length_sorted_batches([len(prompt) for prompt in prompts], longest, batch_tokens):

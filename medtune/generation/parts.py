@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from medtune.config.load import show
 from medtune.runtime.errors import ConfigError
-from medtune.runtime.record import disk_error, write_jsonl
+from medtune.runtime.record import disk_error, json_line, write_jsonl
 
 LAYOUT = 1
 SECONDS_BETWEEN_SYNCS = (
@@ -120,7 +120,7 @@ class PartWriter:
             raise disk_error(self.path, error) from error
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        self.file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        self.file.write(json_line(line).encode() + b"\n")
         self.file.flush()
         if time.monotonic() - self.synced > SECONDS_BETWEEN_SYNCS:
             os.fsync(self.file.fileno())

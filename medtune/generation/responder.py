@@ -188,10 +188,8 @@ def build_responder(config: Config, weights: str | None = None) -> Responder:
     """Loads the configured model, or ``weights`` in its place, into the configured engine."""
     tokenizer = load_tokenizer(config.model)
     template = Template.from_tokenizer(config.template, tokenizer)
-    stop_ids = [*template.stop_ids, *named_ids(config.generate.stop, template.vocabulary, "generate.stop")]
-    # Other tasks do not read the key, and need logits or single tokens, which the others do not give.
-    asked = config.generate.engine if config.task in ("generate", "evaluate") else "transformers"
-    build = build_vllm if asked == "vllm" else build_engine
+    stop_ids = stop_tokens(config, template)
+    build = build_vllm if engine_of(config) == "vllm" else build_engine
     engine = build(config, weights, tokenizer, stop_ids)
     if weights is not None:
         warn_of_other_tokenizer(config, tokenizer, find_weights(weights))
@@ -203,6 +201,17 @@ def build_responder(config: Config, weights: str | None = None) -> Responder:
         overlong=config.generate.overlong,
         use_choices=config.generate.choices,
     )
+
+
+def stop_tokens(config: Config, template: Template) -> list[int]:
+    """The tokens that end an answer: the template's, and those of ``generate.stop``."""
+    return [*template.stop_ids, *named_ids(config.generate.stop, template.vocabulary, "generate.stop")]
+
+
+def engine_of(config: Config) -> str:
+    """``generate.engine`` where it is read; else ours, which alone gives logits and single tokens."""
+    is_read = config.task == "generate" or (config.task == "evaluate" and not config.evaluate.perplexity)
+    return config.generate.engine if is_read else "transformers"
 
 
 def build_engine(
@@ -224,7 +233,7 @@ def build_engine(
             f"the tokenizer ({config.model.tokenizer or config.model.path}) has {len(tokenizer)} tokens, but "
             f"the model's embedding has {rows} rows; it belongs to another one: leave model.tokenizer out"
         )
-    if config.generate.engine != "continuous" or config.task not in ("generate", "evaluate"):
+    if engine_of(config) != "continuous":
         return TransformersEngine.from_tokenizer(model, tokenizer, stop_ids)
     if problem := refusal(model.config.model_type, model.device.type):
         raise ConfigError(problem)

@@ -54,6 +54,7 @@ class SamplingSettings:
 def sampling_settings(config: Config) -> SamplingSettings:
     """The settings of ``config.generate`` with the run's seed."""
     generate = config.generate
+    shows_tokens = config.task in ("chat", "serve")  # as they come, which a search cannot
     return SamplingSettings(
         max_new_tokens=generate.max_new_tokens,
         batch_tokens=generate.batch_tokens,
@@ -62,6 +63,6 @@ def sampling_settings(config: Config) -> SamplingSettings:
         top_k=generate.top_k,
         repetition_penalty=generate.repetition_penalty,
         seed=config.seed,
-        num_beams=generate.num_beams,
+        num_beams=1 if shows_tokens else generate.num_beams,
         length_penalty=generate.length_penalty,
     )

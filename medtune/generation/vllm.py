@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from medtune.generation.choices import Choices
-from medtune.generation.engine import OnDone, answer_limits
+from medtune.generation.decoding import up_to_stop
+from medtune.generation.engine import OnDone, answer_limits, warn_of_short_room
 from medtune.generation.sampling import prompt_seeds
 from medtune.generation.settings import SamplingSettings
 from medtune.models.folders import find_folder, is_adapter
@@ -67,6 +68,7 @@ class VllmEngine:
 
         assert choices is None, "the settings' rules refuse choices"
         limits = answer_limits(prompts, settings, self.context)
+        warn_of_short_room(limits, settings, self.context)
         seeds = seeds or prompt_seeds(prompts, settings.seed)
         answers: list[list[int]] = []
         for start in range(0, len(prompts), PROMPTS_AT_ONCE):
@@ -80,7 +82,7 @@ class VllmEngine:
                 use_tqdm=False,
             )
             for row, output in zip(rows, outputs, strict=True):
-                answers.append(without_stop(output.outputs[0].token_ids, self.stop_ids))
+                answers.append(up_to_stop(output.outputs[0].token_ids, self.stop_ids))
                 if on_done is not None:
                     on_done(row, answers[-1])
         return answers
@@ -108,11 +110,6 @@ def sampling_arguments(
         "ignore_eos": True,
         "detokenize": False,
     }
-
-
-def without_stop(tokens: Sequence[int], stop_ids: frozenset[int]) -> list[int]:
-    """An answer without the stop token at its end."""
-    return list(tokens[:-1] if tokens and tokens[-1] in stop_ids else tokens)
 
 
 def model_folder(weights: str | None, path: str | None, revision: str | None) -> str:

@@ -65,6 +65,11 @@ class Limits:
     vocabulary: int
     """Number of token ids."""
 
+    @property
+    def usual_tokens(self) -> int:
+        """Most tokens of an answer where the request says nothing."""
+        return min(self.defaults.max_new_tokens, self.max_tokens)
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -124,7 +129,8 @@ def read_worker(values: Mapping[str, Any], limits: Limits) -> Asked:
             else one
             for one in messages
         ]
-    asked = Asked((read_messages(messages),), limits.defaults, is_stream=fields.flag("stream"))
+    settings = replace(limits.defaults, max_new_tokens=limits.usual_tokens)
+    asked = Asked((read_messages(messages),), settings, is_stream=fields.flag("stream"))
     fields.refuse_rest()
     return asked
 
@@ -157,7 +163,7 @@ def read_common(
     defaults = limits.defaults
     settings = replace(
         defaults,
-        max_new_tokens=wanted or min(defaults.max_new_tokens, limits.max_tokens),
+        max_new_tokens=wanted or limits.usual_tokens,
         temperature=fields.number("temperature", defaults.temperature, 0, 2),
         top_p=fields.number("top_p", defaults.top_p, 0, 1, above=True),
         top_k=fields.integer("top_k", defaults.top_k, 0, 2**31) or 0,

@@ -272,10 +272,11 @@ class Batcher:
         kept = self._hand(jobs, tokens, events)
         if not kept:
             return
-        if len(kept) < len(jobs):
-            decoding.keep(kept)
+        all_go_on = len(kept) == len(jobs)
         jobs = [jobs[place] for place in kept]
         try:
+            if not all_go_on:
+                decoding.keep(kept)
             self._enter(decoding, jobs)
         except Exception:
             self._fail([*self.running, *jobs], events, "joining rows")
@@ -307,15 +308,14 @@ class Batcher:
         started = time.perf_counter()
         try:
             tokens = self._decoding.step()
+            self.counts.steps += 1
+            self.counts.rows += len(self.running)
+            kept = set(self._hand(self._places, tokens, events))
+            self._places = [job if place in kept else None for place, job in enumerate(self._places)]
+            self._take_out_ended(only_if_due=True)  # which copies those that stay
         except Exception:  # of the model: whatever it is, the server lives on
             self._fail(self.running, events, "a step")
             self._forget()
-            return
-        self.counts.steps += 1
-        self.counts.rows += len(self.running)
-        kept = set(self._hand(self._places, tokens, events))
-        self._places = [job if place in kept else None for place, job in enumerate(self._places)]
-        self._take_out_ended(only_if_due=True)
         self.counts.step_seconds += time.perf_counter() - started
 
     def _hand(self, jobs: Sequence[Job | None], tokens: list[int], events: list[Event]) -> list[int]:

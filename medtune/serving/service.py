@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from types import FrameType
 
 from medtune.config.schema import Config, ServeConfig
@@ -69,7 +68,7 @@ class Service:
         answerer = Answerer(engine, responder.tokenizer, responder.template, batcher, context, encoding)
         limits = Limits(
             self.model,
-            replace(responder.settings, num_beams=1),
+            responder.settings,
             max_tokens=min(settings.max_tokens or context, context),
             max_choices=settings.max_batch_rows,
             vocabulary=min(len(responder.tokenizer), embedding_rows(engine.model)),

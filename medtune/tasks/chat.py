@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from medtune.config.schema import Config
 from medtune.data.tokens.templates import conversation
-from medtune.generation.prompts import answer_room, fit_prompts
+from medtune.generation.prompts import answer_room
 from medtune.generation.responder import Responder, build_responder
 from medtune.generation.text import TextStream
 from medtune.runtime.record import RunFolder, write_jsonl
@@ -98,7 +98,7 @@ class Chat:
         stops_answers: bool = False,
     ) -> None:
         self.responder = responder
-        self.settings = replace(responder.settings, num_beams=1)  # an answer is shown as it comes
+        self.settings = responder.settings
         self.multi_turn = multi_turn
         self.stops_answers = stops_answers
         self.history: list[tuple[str, str]] = []
@@ -247,10 +247,8 @@ class Chat:
 
     def _fitted(self, prompt: str, history: Sequence[tuple[str, str]], out: TextIO) -> list[int]:
         """Ids of a conversation, its last prompt cut in the middle where that alone is too long."""
-        context, responder = self.responder.engine.context, self.responder
-        turns = conversation(prompt, history, self.system)
-        room = context and context - answer_room(self.settings.max_new_tokens, context)
-        [fitted] = fit_prompts(responder.template, [turns], [room], responder.overlong)
+        responder = replace(self.responder, settings=self.settings)
+        fitted = responder.prompt(conversation(prompt, history, self.system))
         if fitted.cut:
             out.write(f"[{fitted.cut} tokens in the middle of the prompt do not fit and are left out]\n")
         return fitted.ids

@@ -1,8 +1,8 @@
 """What a fit calls to have its model answer and be scored: generation and evaluation behind one function."""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from medtune.config.evaluations import evaluated_split
@@ -11,10 +11,12 @@ from medtune.data.tokens.templates import Template
 from medtune.evaluation.systems import score_answers
 from medtune.evaluation.verdicts import judge_answers
 from medtune.generation.engine import TransformersEngine
-from medtune.generation.responder import Responder, write_predictions
+from medtune.generation.responder import Answer, Question, Responder, stop_tokens, write_predictions
 from medtune.generation.settings import sampling_settings
+from medtune.generation.summary import Spent, log_summary, summary
+from medtune.models.placing import base_model
 from medtune.models.tokenizers import load_tokenizer
-from medtune.runtime.ranks import gather, global_rank
+from medtune.runtime.ranks import gather, global_rank, interleave, world_size
 from medtune.runtime.record import RunFolder
 from medtune.tasks.evaluate import chosen_examples
 from medtune.training.evaluation import Evaluated
@@ -26,44 +28,57 @@ class Stopped(Exception):
     """Leaves the decoding when the run is to end."""
 
 
-class WatchedEngine(TransformersEngine):
-    """Stops decoding when it is asked to, and keeps an error until all ranks have come as far.
+@dataclass(frozen=True)
+class Attempt:
+    """What one rank's answering came to.
 
     Attributes:
-        is_asked_to_stop: Asked before every forward.
-        stopped: Whether it did.
+        answers: To its questions; none where it was stopped or failed.
+        seconds: That they took.
+        stopped: Whether it was asked to stop, and did.
         problem: Why it failed; None: it did not.
-        tokens: Generated so far, without those that end an answer.
-        seconds: What that took.
     """
 
-    is_asked_to_stop: Callable[[], bool] = staticmethod(lambda: False)
-    stopped = False
+    answers: list[Answer] = field(default_factory=list)
+    seconds: float = 0.0
+    stopped: bool = False
     problem: str | None = None
-    tokens = 0
-    seconds = 0.0
 
-    def generate(self, prompts: Sequence[Sequence[int]], *settings: Any, **more: Any) -> list[list[int]]:
-        """As the engine does; answers of no tokens where it was stopped or failed."""
-        hook = self.model.register_forward_pre_hook(self._look_up)
-        began = time.perf_counter()
-        try:
-            answers = super().generate(prompts, *settings, **more)
-        except Stopped:
-            self.stopped = True
-        except (RuntimeError, ValueError, MemoryError) as error:  # out of memory, no room for an answer
-            self.problem = f"{type(error).__name__}: {error}"
-        else:
-            self.tokens += sum(map(len, answers))
-            self.seconds += time.perf_counter() - began
-            return answers
-        finally:
-            hook.remove()
-        return [[] for _ in prompts]
 
-    def _look_up(self, module: Any, inputs: Any) -> None:
-        if self.is_asked_to_stop():
+def attempt(
+    model: Any,
+    respond: Callable[[Sequence[Question], str], list[Answer]],
+    questions: Sequence[Question],
+    what: str,
+    is_asked_to_stop: Callable[[], bool],
+) -> Attempt:
+    """Answers this rank's questions; stops when asked to, and keeps an error, so that no other rank waits.
+
+    Args:
+        model: Whose every forward is preceded by the question.
+        respond: The responder's.
+        questions: Of this rank.
+        what: Is answered, for the progress bar.
+        is_asked_to_stop: Asked before every token.
+    """
+
+    def look_up(module: Any, inputs: Any) -> None:
+        if is_asked_to_stop():
             raise Stopped
+
+    # A beam search calls the network below an adapter's wrapper, our own decoding the wrapper.
+    hooks = [part.register_forward_pre_hook(look_up) for part in {model, base_model(model)}]
+    began = time.perf_counter()
+    try:
+        answers = respond(questions, what)
+    except Stopped:
+        return Attempt(stopped=True)
+    except (RuntimeError, ValueError, MemoryError) as error:  # out of memory, no room for an answer
+        return Attempt(problem=f"{type(error).__name__}: {error}")
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return Attempt(answers, time.perf_counter() - began)
 
 
 class SubsetEvaluator:
@@ -86,25 +101,37 @@ class SubsetEvaluator:
         self.settings = replace(sampling_settings(config), temperature=0.0)
         self.tokenizer = load_tokenizer(config.model)
         self.template = Template.from_tokenizer(config.template, self.tokenizer)
+        self.generate = config.generate
+        self.stop_ids = stop_tokens(config, self.template)
         # Scored once without answers: what is to be scored is found out now, not hours later.
         nothing = score_answers(self.examples, [""] * len(self.examples), self.protocol)
         self.tasks: Sequence[str] = list(nothing.tasks)
 
     def __call__(self, model: Any, step: int, is_asked_to_stop: Callable[[], bool]) -> Evaluated | None:
         """See :class:`medtune.training.evaluation.Evaluator`."""
-        engine = WatchedEngine.from_tokenizer(model, self.tokenizer, self.template.stop_ids)
-        assert isinstance(engine, WatchedEngine)
-        engine.is_asked_to_stop = is_asked_to_stop
-        responder = Responder(engine, self.tokenizer, self.template, self.settings)
-        texts = responder.answer(self.examples, f"{self.split} at step {step}")
-        ranks = gather((engine.stopped, engine.problem, engine.tokens, engine.seconds))
-        if problems := [problem for _, problem, _, _ in ranks if problem]:
-            raise RuntimeError(problems[0])
-        if any(stopped for stopped, *_ in ranks):
+        engine = TransformersEngine.from_tokenizer(model, self.tokenizer, self.stop_ids)
+        responder = Responder(
+            engine,
+            self.tokenizer,
+            self.template,
+            self.settings,
+            overlong=self.generate.overlong,
+            use_choices=self.generate.choices,
+        )
+        what = f"{self.split} at step {step}"
+        questions = responder.prepare(self.examples)
+        mine = questions[global_rank() :: world_size()]
+        attempts = gather(attempt(model, responder.respond, mine, what, is_asked_to_stop))
+        raise_first(each.problem for each in attempts)
+        if any(each.stopped for each in attempts):
             return None
+        answers = interleave([each.answers for each in attempts])
+        tokens, seconds = sum(answer.tokens for answer in answers), max(each.seconds for each in attempts)
         if global_rank() == 0:
-            file = self.folder.predictions / f"step-{step}" / f"{self.split}.jsonl"
-            write_predictions(file, self.examples, texts)
+            spent = Spent(seconds, len(answers), tokens)
+            log_summary(summary(dict(enumerate(answers)), spent), what)
+        texts = [answer.text for answer in answers]
+        raise_first(gather(self._write(step, texts)))
         scores = score_answers(self.examples, texts, self.protocol)
         verdicts = judge_answers(self.examples, texts, self.protocol)
         return Evaluated(
@@ -112,6 +139,23 @@ class SubsetEvaluator:
             tasks={name: task.score for name, task in scores.tasks.items()},
             parse_failures=sum(not verdict.is_readable for verdict in verdicts),
             table=[verdict[:-1] for verdict in verdicts],
-            tokens=sum(tokens for *_, tokens, _ in ranks),
-            seconds=max(seconds for *_, seconds in ranks),
+            tokens=tokens,
+            seconds=seconds,
         )
+
+    def _write(self, step: int, texts: Sequence[str]) -> str | None:
+        """Writes the answers on rank zero; why it could not, since the others must hear of it."""
+        if global_rank() != 0:
+            return None
+        file = self.folder.predictions / f"step-{step}" / f"{self.split}.jsonl"
+        try:
+            write_predictions(file, self.examples, texts)
+        except ValueError as error:  # the disk is full
+            return str(error)
+        return None
+
+
+def raise_first(problems: Iterable[str | None]) -> None:
+    """Raises RuntimeError on all ranks where one of them had a problem."""
+    if (problem := next(filter(None, problems), None)) is not None:
+        raise RuntimeError(problem)

@@ -73,6 +73,7 @@ def evaluate_splits(
                 write_predictions(folder.predictions / f"{name}.jsonl", examples[split], texts)
                 if system == MODEL:
                     explain_answers(config, folder, split, examples[split], texts)
+        del responder  # the next model is loaded when this one is gone
     scores = {split: systems for split, systems in scores.items() if systems}
     if config.eval.trivial and global_rank() == 0:
         for split in scores:

@@ -24,9 +24,9 @@ from medtune.generation.parts import (
     part_paths,
 )
 from medtune.generation.responder import Answer, Question, Responder, build_responder, prediction, read_split
-from medtune.generation.summary import Spent, log_summary, summary
+from medtune.generation.summary import Spent, Told, log_summary, summary
 from medtune.runtime.errors import ConfigError
-from medtune.runtime.ranks import gather, global_rank, world_size
+from medtune.runtime.ranks import gather, global_rank, interleave, world_size
 from medtune.runtime.record import RunFolder, write_json
 from medtune.tasks.weights import settle_weights
 
@@ -49,9 +49,9 @@ def run(config: Config, folder: RunFolder) -> None:
         questions = responder.prepare(examples)
         found = fingerprint(config, responder, examples, questions, weights)
         header = header_of(found, len(examples), share)
-        spent = answer_share(responder, examples, questions, output, share, header, what)
+        answers, spent = answer_share(responder, examples, questions, output, share, header, what)
     if global_rank() == 0:
-        finish(output, share, header, spent, what, folder)
+        finish(output, share, answers, spent, what, folder)
 
 
 def answer_share(
@@ -62,8 +62,8 @@ def answer_share(
     share: Share,
     header: Mapping[str, Any],
     what: str,
-) -> Spent:
-    """Answers the rows of a share that no part holds yet; all ranks take part."""
+) -> tuple[dict[int, Told], Spent]:
+    """Answers the rows of a share that no part holds yet; all ranks take part and know all of its answers."""
     before = answers_of(output, share, header)
     rows = [row for row in share.rows(len(examples)) if row not in before]
     if before and global_rank() == 0:
@@ -78,15 +78,18 @@ def answer_share(
             part.add(mine[place], Answered(row, answer.tokens, answer.is_cut, answer.prompt_cut))
 
         answers = responder.respond([questions[row] for row in mine], what, keep)
-    tokens = sum(gather(sum(answer.tokens for answer in answers)))
-    return Spent(time.monotonic() - started, len(rows), tokens)
+    given = dict(zip(rows, interleave(gather(answers)), strict=True))
+    tokens = sum(answer.tokens for answer in given.values())
+    return {**before, **given}, Spent(time.monotonic() - started, len(rows), tokens)
 
 
 def finish(
-    output: Path, share: Share, header: Mapping[str, Any], spent: Spent, what: str, folder: RunFolder
+    output: Path, share: Share, answers: Mapping[int, Told], spent: Spent, what: str, folder: RunFolder
 ) -> None:
-    """Puts the parts together where they are complete, and tells of the answers."""
-    answers = answers_of(output, share, header)
+    """Puts the parts together where they are complete, and tells of the answers.
+
+    The own part is not read for that: whoever completed the last one may have merged and removed it.
+    """
     merged = merge_complete(output, share)
     found = summary(answers if merged is None else merged, spent)
     log_summary(found, what)

@@ -81,6 +81,9 @@ def test_a_trained_prompt_stands_before_each(make_tiny_llama):
     [found] = log_likelihoods(TransformersEngine(model, []), PROMPTS[:1], [[[7, 8], [9]]], 1000)
     due = [plain(model, virtual + PROMPTS[0], option) for option in ([7, 8], [9])]
     assert found == pytest.approx(due, rel=1e-5, abs=1e-5)
+    full = [5] * (256 - len(virtual) - 1)  # the context to its last position
+    [[last]] = log_likelihoods(TransformersEngine(model, []), [full], [[[7]]], 1000)
+    assert last == pytest.approx(plain(model, virtual + full, [7]), rel=1e-5, abs=1e-5)
 
 
 def test_all_continuations_of_a_token_share_out_the_probability(make_tiny_llama):

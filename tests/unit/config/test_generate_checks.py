@@ -15,6 +15,7 @@ from medtune.config.schema import (
     QuantizationConfig,
     TrainerConfig,
 )
+from medtune.generation.responder import engine_of
 
 GPU = TrainerConfig(accelerator="cuda", devices=1)
 LLAMA = ModelConfig(path="folder", model_type="llama")
@@ -165,3 +166,18 @@ def test_numbers_have_ranges():
     assert [problem.partition("=")[0] for problem in range_problems(config)] == [
         *("generate.num_beams", "generate.length_penalty", "generate.merge_shards"),
     ]
+
+
+def test_an_engine_is_none_of_a_training_run_that_answers_early_alone():
+    early = replace(BASE, task="train", eval=EvalConfig(after_fit=False, every_n_steps=5))
+    config = replace(early, generate=GenerateConfig(engine="vllm"))
+    assert any("cannot answer in a training run" in problem for problem in problems(config))
+    assert problems(replace(config, eval=EvalConfig(after_fit=False))) == []
+
+
+def test_perplexity_asks_for_no_engine():
+    config = settings({"engine": "continuous"}, evaluate=EvaluateConfig(perplexity=True))
+    config = replace(config, task="evaluate", trainer=TrainerConfig(accelerator="cpu"))
+    assert problems(config) == []
+    assert engine_of(config) == "transformers"
+    assert engine_of(replace(config, evaluate=EvaluateConfig())) == "continuous"

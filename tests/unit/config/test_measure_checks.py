@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from medtune.config.checks import submission_problems
 from medtune.config.data_checks import data_problems
 from medtune.config.measure_checks import measure_problems
 from medtune.config.paths import files_measured, path_problems, splits_answered, splits_measured, splits_read
-from medtune.config.schema import Config, DataConfig, EvaluateConfig, GenerateConfig
+from medtune.config.schema import Config, DataConfig, EvalConfig, EvaluateConfig, GenerateConfig
 
 ALONE = DataConfig(name="toy", dir="toy", splits={"train": "t.json", "test": "s.json"}, format="text")
 MIX = DataConfig(
@@ -85,3 +86,36 @@ def test_a_file_that_is_not_there_is_told_before_anything_loads(tmp_path):
     config = perplexity_of(replace(ALONE, dir=str(tmp_path)), "test")
     config.model.init = "random"
     assert any("data.splits.test=s.json is not in data.dir" in problem for problem in path_problems(config))
+
+
+THREE = DataConfig(
+    name="toy",
+    dir="toy",
+    splits={"train": "t.json", "dev": "d.json", "test": "s.json"},
+    eval_splits=["test"],
+    format="promptcblue",
+)
+
+
+def test_the_split_that_is_evaluated_is_the_one_that_is_opened():
+    config = Config(task="evaluate", data=THREE, eval=EvalConfig(split="dev", trivial=False))
+    assert splits_answered(config) == splits_read(config) == ["dev"]
+    assert splits_answered(replace(config, generate=GenerateConfig(split="train"))) == ["train"]
+    assert list(data_problems(replace(config, eval=EvalConfig(split="dve")))) == []  # its own rule names it
+    fit = Config(data=THREE, eval=EvalConfig(split="dev", every_n_steps=5, after_fit=False))
+    assert splits_read(fit) == ["train", "validation", "dev"]
+
+
+@pytest.mark.parametrize(
+    ("part", "named"),
+    [
+        pytest.param({"limit": 5}, "eval.limit=5", id="first_rows"),
+        pytest.param({"limit_per_task": 5}, "eval.limit_per_task=5", id="some_of_each_task"),
+        pytest.param({"tasks": ["MedDG"]}, "eval.tasks=['MedDG']", id="some_tasks"),
+    ],
+)
+def test_a_submission_is_of_every_row(part, named):
+    config = Config(task="evaluate", data=THREE, evaluate=EvaluateConfig(submission=True))
+    assert list(submission_problems(config)) == []
+    [problem] = submission_problems(replace(config, eval=EvalConfig(**part)))
+    assert problem.startswith(f"evaluate.submission=true needs every row, but {named}")

@@ -104,6 +104,10 @@ BASE = Config(data=DataConfig(eval_splits=["test"]), trainer=TrainerConfig(devic
                 ),
                 ("exam", "likelihood", "generate.batch_tokens", None),
                 (
+                    *("exam", "likelihood", "generate.overlong"),
+                    "generate.overlong has no effect with evaluate.exam=likelihood",
+                ),
+                (
                     *("exam", "generate", "evaluate.protocol"),
                     "evaluate.protocol has no effect with data.format=exam",
                 ),
@@ -111,6 +115,24 @@ BASE = Config(data=DataConfig(eval_splits=["test"]), trainer=TrainerConfig(devic
                 ("auto", "likelihood", "evaluate.exam", None),
                 ("auto", "generate", "objective", "objective has no effect with evaluate.perplexity=false"),
             )
+        ),
+        pytest.param(
+            replace(BASE, eval=EvalConfig(after_fit=False, every_n_steps=5)),
+            "evaluate.shots",
+            "evaluate.shots has no effect with eval.after_fit=false (exams during training are answered "
+            "without shots)",
+            id="shots_during_training",
+        ),
+        pytest.param(
+            replace(
+                BASE,
+                data=DataConfig(format="exam", eval_splits=["test"]),
+                evaluate=EvaluateConfig(exam="likelihood"),
+                eval=EvalConfig(every_n_steps=5),
+            ),
+            "generate.max_new_tokens",
+            None,
+            id="exams_during_training_are_generated",
         ),
         pytest.param(
             replace(BASE, task="chat"),

@@ -1,7 +1,9 @@
 import pytest
 
 from medtune.data.examples import Example, Turn
+from medtune.data.reading.formats.exam import EXAM
 from medtune.evaluation.subset import choose_examples
+from medtune.evaluation.systems import score_answers
 from medtune.evaluation.verdicts import judge_answers
 
 
@@ -75,3 +77,17 @@ def test_verdicts_on_other_answers():
     right, wrong = judge_answers(plain, ["胃炎", ""], "ccks2023")
     assert (right.task, right.right, right.is_readable) == ("", True, True)
     assert (wrong.right, wrong.is_readable) == (False, False)
+
+
+def test_verdicts_on_an_exam_go_by_its_letters():
+    """As its scores do: what cannot be read there is not readable here."""
+    question = {"kind": "single", "options": {"A": "头痛", "B": "发热"}, "answer": "B", "subjects": {}}
+    asked = [example(number, None, target="B", **{EXAM: question}) for number in range(3)]
+    answers = ["答案：B。", "A", "不知道"]
+    verdicts = judge_answers(asked, answers, "ccks2023")
+    assert [verdict.parsed for verdict in verdicts] == ["B", "A", ""]
+    assert [verdict.right for verdict in verdicts] == [True, False, False]
+    scores = score_answers(asked, answers, "ccks2023")
+    assert sum(not verdict.is_readable for verdict in verdicts) == len(
+        scores.tasks["accuracy"].parse_failures
+    )

@@ -148,6 +148,13 @@ def test_free_rows_beside_closed_ones_are_answered_as_without(respond, tiny_toke
     assert all(mixed[place].text in CHOICES for place in (1, 3, 5))
 
 
+def test_a_row_that_stopped_where_a_choice_goes_on_may_stay_beside_many_others(respond):
+    """Ended rows leave a batch when they are some; one of seventeen stays until the others have caught up."""
+    stops_early, goes_on = row(["头痛", "头痛发热头痛发热"]), row(["头痛发热头痛发热头痛"])
+    found = [respond([stops_early, *[goes_on] * 16], seed=seed)[0].text for seed in range(6)]
+    assert set(found) == {"头痛", "头痛发热头痛发热"}, "one that stops and one that goes on are needed"
+
+
 def test_a_choice_with_no_stop_token_at_all_ends_where_no_other_goes_on(respond):
     [answer] = respond([row(["不是", "头痛"])], stop_ids=[])
     assert answer.text in ("不是", "头痛")

@@ -134,3 +134,13 @@ def test_ranks_go_on_with_what_other_ranks_had(tmp_path):
         write(output, share, [rank], rank=rank)
     assert len(part_paths(output, share)) == 3
     assert sorted(answers_of(output, share, header_of(FINGERPRINT, 10, share))) == [0, 1, 2]
+
+
+def test_half_of_a_surrogate_pair_is_kept_as_it_came(tmp_path):
+    """JSON may hold one, as an escape; UTF-8 cannot."""
+    output, share = tmp_path / "answers.jsonl", Share()
+    row = {"input": "\ud83d", "target": "答"}
+    with PartWriter(part_path(output, share, 0), header_of(FINGERPRINT, 1, share)) as part:
+        part.add(0, Answered(row, tokens=1))
+    merge_parts(output, 1)
+    assert json.loads(output.read_text(encoding="utf-8")) == row

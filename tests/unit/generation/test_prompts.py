@@ -172,8 +172,9 @@ def test_cut_prompts_and_cut_answers_are_told(make_tiny_llama, tiny_tokenizer, c
     assert found["cut_prompts"] == [{"row": 2, "tokens": 64}, {"row": 4, "tokens": 1}]
     assert found["cut_answers"] == [1, 2, 3, 4]
     assert (found["rows"], found["tokens"], found["tokens_per_second"]) == (4, 80, 40.0)
-    with caplog.at_level(logging.INFO, logger="medtune.generation.summary"):
+    with caplog.at_level(logging.INFO, logger="medtune.generation"):
         responder.answer(examples, "rows")
+    assert caplog.text.count("leave less than generate.max_new_tokens") == 0
     assert "2 of 4 prompts were too long for the model's context and were cut in the middle" in caplog.text
     assert "rows 2, 4" in caplog.text
     assert "4 of 4 answers had not ended when they had as many tokens as they may have" in caplog.text
@@ -181,3 +182,13 @@ def test_cut_prompts_and_cut_answers_are_told(make_tiny_llama, tiny_tokenizer, c
     responder.overlong = "error"
     with pytest.raises(ValueError, match="2 of 4 prompts have more than the 236 tokens"):
         responder.answer(examples, "rows")
+
+
+def test_answers_that_the_context_ends_are_told_once(make_tiny_llama, tiny_tokenizer, caplog):
+    engine = TransformersEngine(make_tiny_llama(), stop_ids=[])
+    template = Template.from_tokenizer(TemplateConfig(), tiny_tokenizer)
+    responder = Responder(engine, tiny_tokenizer, template, SamplingSettings(max_new_tokens=250))
+    example = Example((Turn("prompt", "头痛" * 10, False),), "rows.txt", 1)
+    with caplog.at_level(logging.WARNING, logger="medtune.generation.engine"):
+        responder.respond(responder.prepare([example]), "rows")
+    assert caplog.text.count("1 of 1 prompts leave less than generate.max_new_tokens=250") == 1

@@ -1,5 +1,6 @@
 import pytest
 
+from medtune.config.schema import Config, GenerateConfig
 from medtune.generation.settings import SamplingSettings, sampling_settings
 
 
@@ -31,3 +32,12 @@ def test_a_value_outside_its_range_is_refused(key, value, message):
 def test_all_problems_come_at_once():
     with pytest.raises(ValueError, match=r"generate\.temperature=-1.*generate\.top_k=-2"):
         SamplingSettings(temperature=-1, top_k=-2)
+
+
+@pytest.mark.parametrize("task", ["chat", "serve"])
+def test_what_shows_its_tokens_searches_nothing_whatever_is_set(task):
+    generate = GenerateConfig(num_beams=4, temperature=0.7)
+    settings = sampling_settings(Config(task=task, generate=generate))
+    assert (settings.num_beams, settings.temperature) == (1, 0.7)
+    with pytest.raises(ValueError, match=r"generate\.num_beams=4 must be 1 with a temperature above 0"):
+        sampling_settings(Config(task="generate", generate=generate))

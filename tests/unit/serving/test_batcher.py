@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from medtune.generation import cache
 from medtune.generation.decoding import Request
 from medtune.generation.engine import TransformersEngine
 from medtune.generation.sampling import prompt_seeds
@@ -169,3 +170,24 @@ def test_where_rows_cannot_join_one_batch_follows_another():
     batcher.submit([client.job for client in clients[5:]])
     run(batcher, clients)
     assert [client.tokens for client in clients] == [due(engine, client) for client in clients]
+
+
+def test_a_failure_at_letting_rows_go_costs_the_rows_but_not_the_batch(engine, monkeypatch):
+    """Those that stay are copied for it, for which a full GPU has no room."""
+    batcher = batcher_of(engine)
+    short, long = (
+        Client(prompt, replace(GREEDY, max_new_tokens=most))
+        for prompt, most in zip(prompts_of(6, 7), (3, 9), strict=True)
+    )
+    batcher.submit([short.job, long.job])
+    batcher.turn()
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "ROOM", -(10**6))  # columns fewer than none: there is no making room
+        run(batcher, [short, long])
+    assert (short.end, short.tokens) == ("length", due(engine, short))
+    assert isinstance(long.end, Refusal)
+    assert batcher.counts.errors == 1
+    later = Client(prompts_of(5)[0])
+    batcher.submit([later.job])
+    run(batcher, [later])
+    assert later.tokens == due(engine, later)

@@ -180,3 +180,13 @@ def test_fields_at_the_values_at_which_they_ask_for_nothing_are_accepted():
         **{"tools": [], "tool_choice": "auto", "response_format": {"type": "text"}, "top_k": None},
     }
     assert chat(**neutral) == chat()
+
+
+def test_no_route_gives_longer_answers_than_the_server_allows():
+    short = replace(LIMITS, max_tokens=7)
+    bodies = (
+        (read_chat, {"model": "m", "messages": [USER]}),
+        (read_completion, {"model": "m", "prompt": "a"}),
+        (read_worker, {"messages": [USER]}),
+    )
+    assert [read(body, short).settings.max_new_tokens for read, body in bodies] == [7, 7, 7]
