@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -34,12 +35,13 @@ def run(config: Config, folder: RunFolder) -> None:
         return
     # Here, because these draw torch and transformers in, which a predictions file does not need.
     from medtune.tasks import perplexity
-    from medtune.tasks.generate import default_split
+    from medtune.tasks.generate import default_split, warn_of_untrained
     from medtune.tasks.weights import settle_weights
 
     if config.evaluate.perplexity:
         perplexity.run(config, folder)
         return
+    warn_of_untrained(config)
     named = config.generate.split or config.eval.split
     splits = [named] if named else config.data.eval_splits or [default_split(config)]
     with settle_weights(config) as weights:
@@ -63,7 +65,8 @@ def evaluate_splits(
     sources = {MODEL: weights} | ({UNTRAINED: None} if untrained else {})
     scores: dict[str, Systems] = {split: {} for split in splits}
     for system, source in sources.items():
-        responder = build_responder(config, source)
+        # Where it is given no weights, a loader takes the setting's, which the untrained model is without.
+        responder = build_responder(replace(config, weights=source), source)
         for split in splits:
             texts = exams.answer(config, responder, asked[split], f"{split} ({system})")
             if has_responses(examples[split]):
