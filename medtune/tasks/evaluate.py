@@ -18,7 +18,7 @@ from medtune.evaluation.systems import score_answers, trivial_scores
 from medtune.runtime.ranks import global_rank
 from medtune.runtime.record import RunFolder, merge_json, write_json
 from medtune.tasks.comparing import FILE
-from medtune.tasks.details import explain_answers, has_responses
+from medtune.tasks.details import check_asked, explain_answers, has_responses
 from medtune.tasks.scoring import refuse_withheld, score_file
 
 MODEL, UNTRAINED, TRIVIAL = "model", "untrained", "trivial"
@@ -56,6 +56,9 @@ def evaluate_splits(
     from medtune.tasks import exams
 
     examples = {split: answered(config, split) for split in splits}
+    if config.task == "evaluate":  # task=train reads neither evaluate.submission nor evaluate.against
+        for split in splits:
+            check_asked(config, split, examples[split])
     asked = {split: exams.with_shots(config, examples[split], split) for split in splits}
     untrained = config.eval.untrained
     if untrained is None:
