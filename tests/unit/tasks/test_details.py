@@ -8,6 +8,7 @@ from medtune.config.schema import Config, EvaluateConfig
 from medtune.data.examples import Example, Turn
 from medtune.data.reading.splits import read_examples
 from medtune.tasks.details import check_asked
+from medtune.tasks.scoring import refuse_withheld
 
 ROW = {
     "input": "腹胀怎么办？",
@@ -41,3 +42,21 @@ def test_a_comparison_with_other_records_is_refused_before_any_is_answered(tmp_p
 def test_what_is_not_the_benchmark_is_refused_a_comparison(tmp_path):
     with pytest.raises(ValueError, match="against is for PromptCBLUE"):
         check_asked(comparing_with(tmp_path), "test", [Example((Turn("prompt", "q", False),), "a.txt", 1)])
+
+
+@pytest.mark.parametrize(
+    ("config", "advice"),
+    [
+        pytest.param(Config(), r"eval\.split=NAME \(during training\), ", id="train"),
+        pytest.param(Config(task="evaluate"), r"generate\.split=NAME or", id="split"),
+        pytest.param(
+            Config(task="evaluate", evaluate=EvaluateConfig(predictions="p", references="r")),
+            r"name a file with them, evaluate\.references=FILE; evaluate\.submission=true packs",
+            id="files",
+        ),
+    ],
+)
+def test_withheld_responses_are_told_with_a_key_that_the_task_reads(config, advice):
+    withheld = [Example((Turn("prompt", "q", False),), "a.txt", 1)]
+    with pytest.raises(ValueError, match=f"^split x holds no responses to score against; .*{advice}"):
+        refuse_withheld(config, withheld, "split x")
