@@ -56,6 +56,10 @@ def compose_settings(
 def composition_problem(error: Exception) -> str:
     """Hydra's message in one sentence, with a suggestion for an unknown key of a file."""
     text = str(error)
+    if merged := re.fullmatch(r"Error merging override \+*(.*)", text):
+        # What is wrong with the value is in the cause alone, whose further lines are of OmegaConf's types.
+        cause = str(error.__cause__ or "it does not fit").splitlines()[0]
+        return f"{merged.group(1)}: {'it cannot be null' if 'is not Optional' in cause else cause}"
     place = re.search(r"In '([^']+)'", text)
     key = re.search(r"full_key: (\S+)", text)
     where = f"{place.group(1)}.yaml: " if place else ""

@@ -109,6 +109,9 @@ def path_problems(config: Config) -> Iterator[str]:
         path = value_of(config, key)
         if path and uses(config, key) and not Path(path).exists():
             yield f"{key}={path} is not there; it must name {meaning}"
+    output = config.generate.output
+    if output and config.task == "generate" and Path(output).is_dir():
+        yield f"generate.output={output} is a folder; name a file in it"
     adapter = config.adapter
     earlier = [("start", adapter.start), *(("stack", path) for path in adapter.stack)]
     for name, path in (*earlier, *(("merge", path) for path in adapter.merge)):
@@ -155,6 +158,9 @@ def needs_model(config: Config) -> bool:
 def data_problems(config: Config) -> Iterator[str]:
     """Files of the splits that the task reads and that are not there."""
     problems: list[str] = []
+    counted = [split for split in splits_read(config) if split not in splits_answered(config)]
+    if config.task != "evaluate" or measures_perplexity(config):
+        counted = []
     for split in splits_read(config):
         try:
             source, inner = source_of_split(config.data, split)
@@ -162,12 +168,13 @@ def data_problems(config: Config) -> Iterator[str]:
             continue  # data_checks says so
         prefix = f"data.sources.{source.name}" if config.data.mix else "data"
         if source.hub is None and inner in source.splits:
-            problems += file_problems(source, inner, prefix)
+            other = ", or eval.trivial=false" if split in counted else ""
+            problems += file_problems(source, inner, prefix, other)
     yield from dict.fromkeys(problems)  # a folder that is not there concerns every split
 
 
-def file_problems(source: SourceConfig, split: str, prefix: str) -> Iterator[str]:
-    """A split's file, folder or pattern that is not there, and where it can be had."""
+def file_problems(source: SourceConfig, split: str, prefix: str, other: str) -> Iterator[str]:
+    """A split's file, folder or pattern that is not there, where it can be had, and how to do without it."""
     origin = f" (origin: {source.origin})" if source.origin else ""
     value = source.splits[split]
     folder = Path(source.dir) if source.dir else None
@@ -181,7 +188,7 @@ def file_problems(source: SourceConfig, split: str, prefix: str) -> Iterator[str
     elif not exists(folder / value):
         yield (
             f"{prefix}.splits.{split}={value} is not in {prefix}.dir={folder}; "
-            f"set {prefix}.dir=FOLDER or {prefix}.splits.{split}=FILE{origin}"
+            f"set {prefix}.dir=FOLDER or {prefix}.splits.{split}=FILE{other}{origin}"
         )
 
 

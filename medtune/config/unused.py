@@ -566,7 +566,7 @@ def idle_reason(config: Config, key: str) -> Reason | None:
 
 
 HINTS = {
-    ("train", "weights"): " (to start from trained weights, set model.path)",
+    ("train", "weights"): " (to start from trained weights, set model.path and model.init=pretrained)",
 }
 
 

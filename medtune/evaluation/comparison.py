@@ -108,6 +108,6 @@ def plot_comparison(comparison: Comparison, path: Path, title: str) -> None:
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set(xlabel=f"difference in points, {comparison.level:.0%} interval", title=title)
+    axes.set(xlabel=f"this run minus the other, in points, with {comparison.level:.0%} interval", title=title)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png")

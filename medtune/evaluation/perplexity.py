@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 ALL = "all"
-HEADER = ["source", "documents", "tokens", "chars", "loss", "perplexity", "bits/char"]
+HEADER = ["source", "docs", "tokens", "chars", "loss", "perplexity", "bits/char"]
 
 
 @dataclass(frozen=True)

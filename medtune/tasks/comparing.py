@@ -34,9 +34,7 @@ def compare(
     from medtune.evaluation.promptcblue.resampling import compare_rows  # draws numpy in
 
     against = Path(str(config.evaluate.against))
-    path = find_answers(against, config.generate.split or split)
-    other = match([reference.record for reference in references], read_predictions(path))
-    refuse_other_rows(other, references, path)
+    path, other = read_other(config, split, references)
     comparison = compare_rows(rows, read_rows(references, other.texts, rules), rules, config.seed)
     before = read_json(folder.comparison_file)["splits"] if folder.comparison_file.exists() else {}
     found = {"against": str(path), "protocol": rules.name, **comparison.to_dict()}
@@ -48,6 +46,18 @@ def compare(
     console.print(comparison_table(comparison, title))
     console.print(f"comparison: {folder.comparison_file}", soft_wrap=True, highlight=False, markup=False)
     plot_comparison(comparison, folder.plots / f"comparison_{file_name(split)}.png", split)
+
+
+def read_other(config: Config, split: str, references: Sequence[Reference]) -> tuple[Path, Matched]:
+    """The file of answers that ``evaluate.against`` means for a split, and what it says to each record.
+
+    Raises:
+        ValueError: There is none, or it does not answer just these records.
+    """
+    path = find_answers(Path(str(config.evaluate.against)), config.generate.split or split)
+    other = match([reference.record for reference in references], read_predictions(path))
+    refuse_other_rows(other, references, path)
+    return path, other
 
 
 def find_answers(against: Path, split: str) -> Path:

@@ -17,7 +17,7 @@ from medtune.evaluation.promptcblue.worst import find_worst
 from medtune.evaluation.systems import gold, is_promptcblue
 from medtune.evaluation.worst_texts import find_worst_texts
 from medtune.runtime.record import RunFolder, merge_json, write_bytes, write_jsonl
-from medtune.tasks.comparing import compare, file_name
+from medtune.tasks.comparing import compare, file_name, read_other
 
 log = logging.getLogger(__name__)
 
@@ -44,14 +44,24 @@ def refuse_promptcblue_settings(config: Config, source: str) -> None:
             )
 
 
+def check_asked(config: Config, split: str, examples: Sequence[Example]) -> None:
+    """Finds out before a split is answered, not after, that it cannot be compared or handed in.
+
+    Raises:
+        ValueError: It is not PromptCBLUE's, or ``evaluate.against`` does not answer the same records.
+    """
+    if not is_promptcblue(examples):
+        refuse_promptcblue_settings(config, f"split {split}")
+    elif config.evaluate.against is not None and has_responses(examples):
+        read_other(config, split, read_gold_answers(examples, find_protocol(config.evaluate.protocol)))
+
+
 def explain_answers(
     config: Config, folder: RunFolder, split: str, examples: Sequence[Example], texts: Sequence[str]
 ) -> None:
     """Writes what goes with the scores of a split that was answered."""
     asked = config.task == "evaluate"  # task=train reads neither evaluate.submission nor evaluate.against
     if not is_promptcblue(examples):
-        if asked:
-            refuse_promptcblue_settings(config, f"split {split}")
         golds = [gold(example) for example in examples]
         worst = find_worst_texts(examples, golds, texts, config.evaluate.worst_rows)
         write_worst(folder, split, worst)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -17,7 +18,7 @@ from medtune.evaluation.systems import score_answers, trivial_scores
 from medtune.runtime.ranks import global_rank
 from medtune.runtime.record import RunFolder, merge_json, write_json
 from medtune.tasks.comparing import FILE
-from medtune.tasks.details import explain_answers, has_responses
+from medtune.tasks.details import check_asked, explain_answers, has_responses
 from medtune.tasks.scoring import refuse_withheld, score_file
 
 MODEL, UNTRAINED, TRIVIAL = "model", "untrained", "trivial"
@@ -34,12 +35,13 @@ def run(config: Config, folder: RunFolder) -> None:
         return
     # Here, because these draw torch and transformers in, which a predictions file does not need.
     from medtune.tasks import perplexity
-    from medtune.tasks.generate import default_split
+    from medtune.tasks.generate import default_split, warn_of_untrained
     from medtune.tasks.weights import settle_weights
 
     if config.evaluate.perplexity:
         perplexity.run(config, folder)
         return
+    warn_of_untrained(config)
     named = config.generate.split or config.eval.split
     splits = [named] if named else config.data.eval_splits or [default_split(config)]
     with settle_weights(config) as weights:
@@ -54,6 +56,9 @@ def evaluate_splits(
     from medtune.tasks import exams
 
     examples = {split: answered(config, split) for split in splits}
+    if config.task == "evaluate":  # task=train reads neither evaluate.submission nor evaluate.against
+        for split in splits:
+            check_asked(config, split, examples[split])
     asked = {split: exams.with_shots(config, examples[split], split) for split in splits}
     untrained = config.eval.untrained
     if untrained is None:
@@ -63,7 +68,8 @@ def evaluate_splits(
     sources = {MODEL: weights} | ({UNTRAINED: None} if untrained else {})
     scores: dict[str, Systems] = {split: {} for split in splits}
     for system, source in sources.items():
-        responder = build_responder(config, source)
+        # Where it is given no weights, a loader takes the setting's, which the untrained model is without.
+        responder = build_responder(replace(config, weights=source), source)
         for split in splits:
             texts = exams.answer(config, responder, asked[split], f"{split} ({system})")
             if has_responses(examples[split]):

@@ -41,6 +41,8 @@ def run(config: Config, folder: RunFolder) -> None:
     name, examples = read_prompts(config)
     output = Path(config.generate.output or folder.predictions / f"{name}.jsonl")
     refuse_output(output, config.generate.input)
+    if output.exists() and global_rank() == 0:
+        log.warning("warning: %s is there already; complete answers replace it, as the last step", output)
     warn_of_untrained(config)
     share = Share.parse(config.generate.shard)
     what = name if share.of == 1 else f"{name}, share {share}"
@@ -92,7 +94,7 @@ def finish(
     """
     merged = merge_complete(output, share)
     found = summary(answers if merged is None else merged, spent)
-    log_summary(found, what)
+    log_summary(found, what if merged is None or share.of == 1 else output.name)
     shown = {} if share.of == 1 else {"shard": str(share)}
     if merged is not None:
         log.info("predictions: %s", output)

@@ -96,11 +96,17 @@ def refuse_withheld(config: Config, examples: Sequence[Example], source: str) ->
     """Raises ValueError when no example has a response, unless the answers are wanted as a submission."""
     if has_responses(examples) or (config.task == "evaluate" and config.evaluate.submission):
         return
-    raise ValueError(
-        f"{source} holds no responses to score against; choose another split with "
-        "generate.split=NAME or data.eval_splits=[NAME], or task=generate to write predictions only; "
-        "evaluate.submission=true packs the answers for PromptCBLUE's organisers"
-    )
+    packed = "evaluate.submission=true packs the answers for PromptCBLUE's organisers"
+    if config.task == "train":
+        choice = "choose another split: eval.split=NAME (during training), data.eval_splits=[NAME] (after)"
+    elif config.evaluate.predictions and config.evaluate.references:
+        choice = f"name a file with them, evaluate.references=FILE; {packed}"
+    else:
+        choice = (
+            "choose another split with generate.split=NAME or data.eval_splits=[NAME], or task=generate to "
+            f"write predictions only; {packed}"
+        )
+    raise ValueError(f"{source} holds no responses to score against; {choice}")
 
 
 def refuse_partly_promptcblue(examples: Sequence[Example]) -> None:

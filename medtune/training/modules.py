@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import lightning.pytorch as L
@@ -61,7 +62,7 @@ class LanguageModelModule(L.LightningModule):
         self.config = config
         self.total_steps = total_steps
         self.build_model: Callable[[], Any] = build_model or (
-            lambda: load_model(config, for_training=True, place=False)
+            lambda: load_model(replace(config, weights=None), for_training=True, place=False)
         )
         self.model: Any = None
         self.token_losses: Any = None  # made with the model

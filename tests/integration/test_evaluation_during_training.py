@@ -72,7 +72,7 @@ def test_two_ranks_log_the_scores_of_their_checkpoint(tmp_path, strategy, more):
     after = tmp_path / "after"
     run_medtune(
         *("task=evaluate", f"weights={run}/checkpoints/step-2", f"run_dir={after}", *SUBSET),
-        *("eval.trivial=false", "eval.untrained=false", "trainer.accelerator=cpu"),
+        *("eval.trivial=false", "trainer.accelerator=cpu"),
     )
     answers = (after / "predictions" / "validation.jsonl").read_bytes()
     assert answers == (run / "predictions" / "step-2" / "validation.jsonl").read_bytes()
@@ -81,6 +81,8 @@ def test_two_ranks_log_the_scores_of_their_checkpoint(tmp_path, strategy, more):
     other = (run / "predictions" / "step-4" / "validation.jsonl").read_bytes()
     assert len(set(texts)) > 2, "answers that do not depend on the prompt prove nothing"
     assert other != answers, "nor do those that do not depend on the weights"
+    untrained = (after / "predictions" / "validation_untrained.jsonl").read_bytes()
+    assert untrained != answers, "the checkpoint answered as the model before training too"
     scores = json.loads((after / "scores.json").read_text())
     assert logged[2]["eval/score"] == scores["score"]
     tasks = {name: task["score"] for name, task in scores["tasks"].items()}

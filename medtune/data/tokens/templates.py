@@ -378,7 +378,7 @@ def id_of(token: str | int, vocabulary: "Vocabulary") -> int | str:
             return token
         return (
             f"there is no id {token}: the tokenizer {vocabulary.name} has {vocabulary.size} tokens; "
-            "the template belongs to another model"
+            "it belongs to another model"
         )
     if token in ("bos", "eos"):
         found = vocabulary.bos_id if token == "bos" else vocabulary.eos_id
@@ -390,5 +390,5 @@ def id_of(token: str | int, vocabulary: "Vocabulary") -> int | str:
     if token in vocabulary.ids:
         return vocabulary.ids[token]
     return f"the tokenizer {vocabulary.name} has no control token {token!r}" + (
-        did_you_mean(nearest(token, vocabulary.ids)) or "; the template belongs to another model"
+        did_you_mean(nearest(token, vocabulary.ids)) or "; it belongs to another model"
     )

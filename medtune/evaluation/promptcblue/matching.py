@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from medtune.data.reading.raw import iconv
 from medtune.evaluation.promptcblue.predictions_file import Line
 
 MAX_NAMED = 100  # that a list in scores.json holds; the counts are whole
@@ -63,11 +64,16 @@ class Matched:
         for kind in ("missing", "unknown", "doubled"):
             if found := getattr(self, kind):
                 parts.append(f"{len(found)} {kind} ({list_few(found)})")
-        return (
-            f"{self.rows} rows; {', '.join(parts)}; a record without a text counts as empty"
-            if parts
-            else None
-        )
+        if not parts:
+            return None
+        text = f"{self.rows} rows; {', '.join(parts)}"
+        if self.missing or self.malformed:
+            text += "; a record without a text counts as empty"
+        if self.texts and all(row is None for row in self.found):
+            text += "; NO record has a text, so every figure is that of empty answers"
+        if any("UnicodeDecodeError" in row["reason"] for row in self.malformed):
+            text += f"; convert a file of another encoding, for example: {iconv('GB18030')}"
+        return text
 
 
 def list_few(names: Sequence[str], most: int = 3) -> str:

@@ -144,7 +144,7 @@ BASE = Config(data=DataConfig(eval_splits=["test"]), trainer=TrainerConfig(devic
             BASE,
             "weights",
             "weights has no effect: task=train does not use it "
-            "(to start from trained weights, set model.path)",
+            "(to start from trained weights, set model.path and model.init=pretrained)",
             id="weights_of_train",
         ),
         pytest.param(BASE, "adapter.rank", "adapter.rank has no effect with adapter=none", id="no_adapter"),
@@ -358,7 +358,7 @@ def test_a_key_typed_twice_is_named_once():
             BASE,
             ["weights", "export", "evaluate.predictions"],
             "weights has no effect: task=train does not use it "
-            "(to start from trained weights, set model.path); "
+            "(to start from trained weights, set model.path and model.init=pretrained); "
             "export, evaluate.predictions have no effect: task=train does not use them",
             id="a_hint_stays_with_its_key",
         ),

@@ -3,7 +3,7 @@
 import pytest
 
 from medtune.evaluation.promptcblue.matching import match
-from medtune.evaluation.promptcblue.predictions_file import Line
+from medtune.evaluation.promptcblue.predictions_file import Line, read_predictions
 
 RECORDS = [{"sample_id": name, "target": "gold"} for name in "abc"]
 
@@ -80,6 +80,19 @@ def test_rows_find_their_records(lines, texts, problems):
     assert {kind: getattr(found, kind) for kind in expected} == expected
     assert found.is_whole == (not problems)
     assert (found.to_text() is None) == (not problems)
+
+
+def test_a_file_that_answers_nothing_says_so_and_one_of_another_encoding_how_to_convert_it(tmp_path):
+    file = tmp_path / "answers.jsonl"
+    file.write_text('{"target": "没有"}\n' * 3, encoding="gb18030")
+    told = match(RECORDS, read_predictions(file)).to_text()
+    assert told.endswith(
+        "; a record without a text counts as empty; NO record has a text, so every figure is that of empty "
+        "answers; convert a file of another encoding, for example: iconv -f GB18030 -t UTF-8 IN > OUT"
+    )
+    some = match(RECORDS, rows(row("a"))).to_text()
+    assert some == "1 rows; 2 missing (b, c); a record without a text counts as empty"
+    assert match(RECORDS, rows(*map(row, "abca"))).to_text() == "4 rows; 1 doubled (a)"
 
 
 def test_records_without_ids_are_answered_by_position_whatever_the_rows_are_called():

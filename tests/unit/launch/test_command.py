@@ -35,7 +35,7 @@ def problems_of(line: str) -> list[str]:
             [
                 "optim.lrr=1: there is no key optim.lrr; did you mean optim.lr?",
                 "+modle.x=2: there is no key modle.x",
-                "data=promtcblue is none of dataset_info, healthcaremagic_100k, "
+                "data=promtcblue is none of ceval_medicine, cmb, cmexam, dataset_info, healthcaremagic_100k, "
                 "icliniq_10k, local, medical_corpus, mix, msra_ner, promptcblue, sample, sample_corpus; "
                 "did you mean data=promptcblue?",
                 "trainer.devices=auto is not a whole number or null",
@@ -108,6 +108,29 @@ def problems_of(line: str) -> list[str]:
                 "eval.tasks: ccks2023 has no task MedDGG; did you mean MedDG?",
             ],
             id="names_of_tasks_and_splits",
+        ),
+        pytest.param(
+            "eval.every_n_steps=5 eval.tasks=[CMeEE,ner]",
+            [
+                "eval.tasks: ccks2023 has no task CMeEE; did you mean CMeEE-V2?",
+                "eval.tasks: ccks2023 has no task ner; did you mean IMCS-V2-NER?",
+            ],
+            id="short_names_of_tasks",
+        ),
+        pytest.param(
+            "eval.every_n_steps=5 eval.tasks=[]",
+            ["eval.tasks=[] leaves nothing to answer; name tasks, or set eval.tasks=null for all"],
+            id="no_task_at_all",
+        ),
+        pytest.param(
+            "data.splits.validation=null",
+            ["data.splits.validation=null: it cannot be null"],
+            id="a_file_that_is_null",
+        ),
+        pytest.param(
+            "task=generate generate.output=.",
+            ["generate.output={here} is a folder; name a file in it"],
+            id="output_is_a_folder",
         ),
         pytest.param(
             "checkpoint.keep_best=1 checkpoint.monitor=eval/score",

@@ -511,7 +511,7 @@ def test_a_shipped_template_has_no_problems_and_its_own_name(name):
         (
             {"end": [{"token": "völlig"}]},
             {},
-            r"no control token 'völlig'; the template belongs to another model",
+            r"no control token 'völlig'; it belongs to another model",
         ),
         ({"end": [{"id": 500}]}, {"size": 400}, r"template.end\[0\]: there is no id 500: .* has 400 tokens"),
         ({}, {"eos_id": None}, r"template.response\[1\]: the tokenizer toy has no eos token; take the piece"),
