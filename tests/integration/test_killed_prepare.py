@@ -135,7 +135,7 @@ def test_a_script_without_a_guard_does_not_begin_anew_in_its_workers(tmp_path, s
     script = tmp_path / "child.py"
     script.write_text(script.read_text().replace('if __name__ == "__main__":\n    main()', "main()"))
     log = finish(start(tmp_path / "cache"))
-    assert log.count("tokenising train of sample") == 1
+    assert log.count("tokenising train of sample: not prepared before") == 1
     assert len(stores(tmp_path / "cache")) == 1
 
 
