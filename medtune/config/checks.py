@@ -8,6 +8,7 @@ from pathlib import Path
 from medtune.config.data_checks import data_problems
 from medtune.config.evaluations import evaluation_problems
 from medtune.config.generate_checks import GENERATION_RULES
+from medtune.config.idle import has_validation
 from medtune.config.keys import schema_keys, section_names, value_of
 from medtune.config.load import show
 from medtune.config.measure_checks import measure_problems
@@ -18,7 +19,6 @@ from medtune.config.schema import GPU_ATTENTION, Config
 from medtune.config.serve_checks import serve_problems
 from medtune.config.suggest import did_you_mean, nearest, nearest_key
 from medtune.config.templates import template_problems
-from medtune.config.unused import has_validation
 
 Rule = Callable[[Config], Iterable[str]]
 
@@ -248,7 +248,7 @@ def best_problems(config: Config) -> Iterator[str]:
         return
     monitor = config.checkpoint.monitor
     if monitor.startswith("eval/"):
-        return  # launch.evaluations knows the tasks
+        return  # launch.task_names knows the tasks
     if not has_validation(config):
         yield (
             f"checkpoint.keep_best={config.checkpoint.keep_best} chooses by {monitor}, but "

@@ -3,10 +3,10 @@
 import re
 from collections.abc import Iterator
 
+from medtune.config.idle import answers_early, what_weights_hold
 from medtune.config.load import show
 from medtune.config.paths import is_measured
 from medtune.config.schema import Config
-from medtune.config.unused import answers_early, what_weights_hold
 from medtune.runtime.families import NATIVE_FAMILIES
 
 VLLM_OWN = (

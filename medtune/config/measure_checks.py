@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from medtune.config.idle import answers_early
 from medtune.config.paths import splits_measured
 from medtune.config.schema import Config
 from medtune.config.sources import sources_with_split
@@ -15,6 +16,11 @@ def measure_problems(config: Config) -> Iterator[str]:
         yield (
             f"evaluate.shots_split={evaluate.shots_split} says where shots come from, but there are none; "
             "set evaluate.shots=N"
+        )
+    if config.task == "train" and answers_early(config) and evaluate.exam == "likelihood":
+        yield (
+            "evaluate.exam=likelihood cannot be measured with eval.every_n_steps, whose answers are "
+            "generated; leave one of them out, or take the exam of the finished run with task=evaluate"
         )
     if not evaluate.perplexity or config.task != "evaluate":
         return

@@ -159,7 +159,7 @@ def data_problems(config: Config) -> Iterator[str]:
     """Files of the splits that the task reads and that are not there."""
     problems: list[str] = []
     counted = [split for split in splits_read(config) if split not in splits_answered(config)]
-    if config.task != "evaluate" or measures_perplexity(config):
+    if config.task != "evaluate" or is_measured(config):
         counted = []
     for split in splits_read(config):
         try:

@@ -8,8 +8,7 @@ from medtune.data.examples import Example
 from medtune.data.reading.formats.exam import EXAM
 from medtune.evaluation.exam import is_exam, read_letters
 from medtune.evaluation.promptcblue.protocols import find_protocol
-from medtune.evaluation.promptcblue.records import read_references, read_rows
-from medtune.evaluation.promptcblue.worst import is_right, parse_again
+from medtune.evaluation.promptcblue.records import is_right, parse_again, read_references, read_rows
 from medtune.evaluation.systems import gold, is_promptcblue
 
 

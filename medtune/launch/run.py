@@ -12,10 +12,10 @@ from medtune.config.resolvers import CONF
 from medtune.config.schema import Config
 from medtune.config.settle import Settled, settle
 from medtune.launch.console import say, show_problems, warn
-from medtune.launch.evaluations import task_name_problems
 from medtune.launch.local import relative, run_locally
 from medtune.launch.outcome import EXIT_REFUSED, REFUSED, Outcome, judge, tell
 from medtune.launch.run_folder import make_run_folder, release, write_run_folder
+from medtune.launch.task_names import task_name_problems
 from medtune.runtime.errors import ConfigError
 from medtune.runtime.families import packing_refusal
 from medtune.runtime.hardware import cpu_cores, visible_gpus

@@ -18,6 +18,7 @@ from medtune.models.placing import base_model
 from medtune.models.tokenizers import load_tokenizer
 from medtune.runtime.ranks import gather, global_rank, interleave, world_size
 from medtune.runtime.record import RunFolder
+from medtune.tasks import exams
 from medtune.tasks.evaluate import chosen_examples
 from medtune.training.evaluation import Evaluated
 
@@ -98,6 +99,7 @@ class SubsetEvaluator:
         self.split = str(evaluated_split(config))
         limit = config.eval.limit_per_task or LIMIT_PER_TASK
         self.examples = chosen_examples(config, self.split, limit)
+        self.asked = exams.with_shots(config, self.examples, self.split)
         self.settings = replace(sampling_settings(config), temperature=0.0)
         self.tokenizer = load_tokenizer(config.model)
         self.template = Template.from_tokenizer(config.template, self.tokenizer)
@@ -119,7 +121,7 @@ class SubsetEvaluator:
             use_choices=self.generate.choices,
         )
         what = f"{self.split} at step {step}"
-        questions = responder.prepare(self.examples)
+        questions = responder.prepare(self.asked)
         mine = questions[global_rank() :: world_size()]
         attempts = gather(attempt(model, responder.respond, mine, what, is_asked_to_stop))
         raise_first(each.problem for each in attempts)

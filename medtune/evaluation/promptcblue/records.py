@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medtune.evaluation.promptcblue.counts import RowCounts, count_row
+from medtune.evaluation.promptcblue.counts import RowCounts, count_row, score_row
 from medtune.evaluation.promptcblue.errors import FatalRowError, MetricError
 from medtune.evaluation.promptcblue.grammar import follows_grammar
 from medtune.evaluation.promptcblue.parsing import (
@@ -17,6 +17,8 @@ from medtune.evaluation.promptcblue.parsing import (
 )
 from medtune.evaluation.promptcblue.protocols import Protocol, Task, suggest_task
 from medtune.evaluation.promptcblue.trees import build_tree
+
+PERFECT = 1 - 1e-6  # a text that is all right has a ROUGE-L of 0.999999995
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,19 @@ def read_rows(references: Sequence[Reference], predictions: Sequence[str], proto
         read_row(index, reference, prediction, protocol)
         for index, (reference, prediction) in enumerate(zip(references, predictions, strict=True))
     ]
+
+
+def is_right(row: Row) -> bool:
+    """Whether nothing is missing and nothing too much."""
+    return score_row(row.counts) >= PERFECT
+
+
+def parse_again(row: Row, text: str, protocol: Protocol) -> Answer:
+    """Returns what the text of a row, which is counted already, is read as."""
+    try:
+        return parse_answer(text, row.task, row.reference.choices, protocol)
+    except FatalRowError:
+        return make_empty_answer(row.task)
 
 
 def _read_gold(

@@ -6,12 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medtune.evaluation.promptcblue.counts import score_row
-from medtune.evaluation.promptcblue.errors import FatalRowError
-from medtune.evaluation.promptcblue.parsing import Answer, make_empty_answer, parse_answer
 from medtune.evaluation.promptcblue.protocols import Protocol
-from medtune.evaluation.promptcblue.records import Row, group_by_task
+from medtune.evaluation.promptcblue.records import Row, group_by_task, is_right, parse_again
 
-PERFECT = 1 - 1e-6  # a text that is all right has a ROUGE-L of 0.999999995
 MAX_CHARS, MAX_ITEMS = 4000, 200  # of what is shown of a row
 
 
@@ -31,11 +28,6 @@ def find_worst(
     return worst
 
 
-def is_right(row: Row) -> bool:
-    """Whether nothing is missing and nothing too much."""
-    return score_row(row.counts) >= PERFECT
-
-
 def _describe(row: Row, text: str, protocol: Protocol) -> dict[str, Any]:
     record = row.reference.record
     return {
@@ -50,14 +42,6 @@ def _describe(row: Row, text: str, protocol: Protocol) -> dict[str, Any]:
         "parsed_gold": cut(row.reference.gold),
         "parsed_prediction": cut(parse_again(row, text, protocol)),
     }
-
-
-def parse_again(row: Row, text: str, protocol: Protocol) -> Answer:
-    """Returns what the text of a row, which is counted already, is read as."""
-    try:
-        return parse_answer(text, row.task, row.reference.choices, protocol)
-    except FatalRowError:
-        return make_empty_answer(row.task)
 
 
 def cut(value: Any) -> Any:

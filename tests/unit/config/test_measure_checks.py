@@ -55,6 +55,11 @@ def perplexity_of(data, split=None, **values):
             "evaluate.shots_split=dev says where shots come from, but there are none",
             id="split_of_no_shots",
         ),
+        pytest.param(
+            Config(eval=EvalConfig(every_n_steps=5), evaluate=EvaluateConfig(exam="likelihood")),
+            "evaluate.exam=likelihood cannot be measured with eval.every_n_steps",
+            id="likelihoods_during_training",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_refused(config, problem):

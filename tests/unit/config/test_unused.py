@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 
+from medtune.config.idle import IDLE, READ_BY_TASK
 from medtune.config.keys import schema_keys, section_names
 from medtune.config.schema import (
     TASKS,
@@ -17,7 +18,7 @@ from medtune.config.schema import (
     ScheduleConfig,
     TrainerConfig,
 )
-from medtune.config.unused import IDLE, READ_BY_TASK, unused_warning
+from medtune.config.unused import unused_warning
 
 BASE = Config(data=DataConfig(eval_splits=["test"]), trainer=TrainerConfig(devices=1))
 
@@ -115,13 +116,6 @@ BASE = Config(data=DataConfig(eval_splits=["test"]), trainer=TrainerConfig(devic
                 ("auto", "likelihood", "evaluate.exam", None),
                 ("auto", "generate", "objective", "objective has no effect with evaluate.perplexity=false"),
             )
-        ),
-        pytest.param(
-            replace(BASE, eval=EvalConfig(after_fit=False, every_n_steps=5)),
-            "evaluate.shots",
-            "evaluate.shots has no effect with eval.after_fit=false (exams during training are answered "
-            "without shots)",
-            id="shots_during_training",
         ),
         pytest.param(
             replace(

@@ -20,6 +20,7 @@ from medtune.runtime.errors import ConfigError
 from medtune.runtime.hardware import PROJECT
 from medtune.runtime.record import RunFolder
 from medtune.tasks import evaluate
+from medtune.tasks.during import SubsetEvaluator
 from medtune.tasks.exams import (
     answer_ids,
     candidates_of,
@@ -148,6 +149,22 @@ def test_the_task_scores_an_exam_by_its_rules(data, tmp_path, exam):
     if exam == "likelihood":
         assert accuracy["parse_failures"] == []
     assert (tmp_path / "run" / "plots" / "scores_validation.png").is_file()
+
+
+def test_an_exam_is_taken_with_the_same_shots_while_the_model_learns(data, tmp_path, responder):
+    """The answers of an evaluation of the weights as they are, afterwards."""
+    data = replace(data, eval_splits=["validation"])
+    config = Config(model=MODEL, template=TEMPLATE, data=data)
+    config.evaluate.shots, config.generate.max_new_tokens, config.eval.every_n_steps = 2, 4, 1
+    evaluator = SubsetEvaluator(config, RunFolder(tmp_path / "run"))
+    evaluator(responder.engine.model, 1, lambda: False)
+    rows = (tmp_path / "run" / "predictions" / "step-1" / "validation.jsonl").read_text().splitlines()
+    asked = with_shots(config, evaluator.examples, "validation")
+    afterwards = replace(responder, settings=SamplingSettings(max_new_tokens=4)).answer(asked, "validation")
+    assert [json.loads(row)["target"] for row in rows] == afterwards
+    assert afterwards != replace(responder, settings=SamplingSettings(max_new_tokens=4)).answer(
+        evaluator.examples, "validation"
+    )
 
 
 def test_an_exam_without_a_training_split_has_no_rules_to_compare_with(data, tmp_path):
