@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Tests run in so many processes, each with one thread for its products: two fill two cores.
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 BENCHMARKS := $(patsubst benchmarks/bench_%.py,bench-%,$(wildcard benchmarks/bench_*.py))
 
 .DEFAULT_GOAL := help
@@ -35,15 +38,15 @@ run: install ## Train and score the built-in default; ARGS="data=... model=..." 
 
 .PHONY: test
 test: install ## Unit, parity and command-line tests on the CPU; what a change must pass
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 .PHONY: test-all
 test-all: install ## The same with the slow tests
-	$(BIN)/python -m pytest -m "not gpu"
+	$(PYTEST) -m "not gpu"
 
 .PHONY: test-parity
 test-parity: install ## Only the parity tests against named references
-	$(BIN)/python -m pytest tests/numerics
+	$(PYTEST) tests/numerics
 
 .PHONY: test-gpu
 test-gpu: install ## The tests that need a CUDA device

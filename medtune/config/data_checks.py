@@ -197,7 +197,12 @@ def answer_problems(config: Config, sources: dict[str, SourceConfig]) -> Iterato
             yield f"{key}: {split} is text, which has no prompts to answer; leave it out"
     if config.task == "generate" and not config.generate.input and not answered:
         yield "task=generate has nothing to answer; set generate.split=SPLIT or generate.input=FILE"
-    if config.task == "evaluate" and not answered and not config.evaluate.perplexity:
+    if config.task == "evaluate" and config.evaluate.references and not config.evaluate.predictions:
+        yield (
+            f"evaluate.references={config.evaluate.references} is what evaluate.predictions is scored "
+            "against, and there is none; set evaluate.predictions=FILE, or generate.split=SPLIT to answer one"
+        )
+    elif config.task == "evaluate" and not answered and not config.evaluate.perplexity:
         if not config.evaluate.predictions:
             yield "task=evaluate has nothing to answer; set generate.split=SPLIT"
         elif not config.evaluate.references:

@@ -377,11 +377,6 @@ IDLE = (
         lambda config: "one process",
     ),
     Idle(
-        ("evaluate.references",),
-        lambda config: config.evaluate.predictions is None,
-        lambda config: "evaluate.predictions=null",
-    ),
-    Idle(
         ("model.gradient_checkpointing", "model.fused_kernels"),
         lambda config: config.task != "train",
         lambda config: f"task={config.task}",

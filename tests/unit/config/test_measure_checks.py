@@ -124,3 +124,12 @@ def test_a_submission_is_of_every_row(part, named):
     assert list(submission_problems(config)) == []
     [problem] = submission_problems(replace(config, eval=EvalConfig(**part)))
     assert problem.startswith(f"evaluate.submission=true needs every row, but {named}")
+
+
+def test_references_without_predictions_are_no_split_to_answer():
+    config = Config(task="evaluate", data=ALONE, evaluate=EvaluateConfig(references="gold.json"))
+    [problem] = [text for text in data_problems(config) if "references" in text]
+    assert problem == (
+        "evaluate.references=gold.json is what evaluate.predictions is scored against, and there is none; set "
+        "evaluate.predictions=FILE, or generate.split=SPLIT to answer one"
+    )
