@@ -47,7 +47,11 @@ def run_medtune(*arguments: str, code: int = 0) -> str:
         pytest.param("fsdp", ("adapter=dora", "quantization=nf4"), id="fsdp_qlora", marks=pytest.mark.slow),
         pytest.param("zero3", (), id="zero3", marks=pytest.mark.slow),
         pytest.param(
-            "zero3", ("adapter=prompt_tuning", "optim.lr=1"), id="zero3_prompt", marks=pytest.mark.slow
+            "zero3",
+            # Steps so large that a trained prompt changes what a frozen random network answers.
+            ("adapter=prompt_tuning", "optim.lr=30", "schedule=constant"),
+            id="zero3_prompt",
+            marks=pytest.mark.slow,
         ),
     ],
 )
