@@ -130,6 +130,6 @@ def test_references_without_predictions_are_no_split_to_answer():
     config = Config(task="evaluate", data=ALONE, evaluate=EvaluateConfig(references="gold.json"))
     [problem] = [text for text in data_problems(config) if "references" in text]
     assert problem == (
-        "evaluate.references=gold.json is what evaluate.predictions is scored against, and there is none; set "
-        "evaluate.predictions=FILE, or generate.split=SPLIT to answer one"
+        "evaluate.references=gold.json is what evaluate.predictions is scored against, and there is none; "
+        "set evaluate.predictions=FILE, or generate.split=SPLIT to answer one"
     )
