@@ -1,7 +1,5 @@
 """ROUGE and BLEU by hand, and against figures of NLTK and rouge-chinese."""
 
-import time
-
 import pytest
 
 from medtune.evaluation.overlap import bleu_4, rouge_l, rouge_n
@@ -72,10 +70,7 @@ def test_bleu_by_hand():
     assert bleu_4("甲乙丙丁戊", "甲乙丙己") == pytest.approx(due)
 
 
-def test_long_texts_take_no_longer_than_their_length_asks_for():
-    """Half a second at the most for texts of the greatest length that is compared; a table would be 4 G."""
+def test_long_texts_are_compared_whole():
+    """Of every four characters two are common, in order; a table of pairs would have 268 million cells."""
     gold, predicted = "发热咳嗽" * 4096, "咳嗽三天" * 4096
-    started = time.process_time()
-    rouge_l(gold, predicted)
-    bleu_4(gold, predicted)
-    assert time.process_time() - started < 5
+    assert rouge_l(gold, predicted) == pytest.approx(1 / 2)
