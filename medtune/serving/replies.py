@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -45,7 +46,7 @@ class Reply(Protocol):
         ...
 
 
-class ServerSentEvents:
+class ServerSentEvents(ABC):
     """What the two routes of OpenAI's API have in common."""
 
     content_type = b"text/event-stream; charset=utf-8"
@@ -86,9 +87,9 @@ class ServerSentEvents:
             return []
         return [{**self.about, "object": self.object_in_stream, "choices": [], "usage": self.usage()}]
 
+    @abstractmethod
     def choice(self, text: str) -> dict[str, Any]:
         """An answer in the whole body."""
-        raise NotImplementedError
 
     def whole(self, texts: Sequence[str], finishes: Sequence[str]) -> dict[str, Any]:
         """The body with all answers."""
