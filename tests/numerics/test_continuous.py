@@ -1,13 +1,18 @@
 """transformers' continuous batching against our own batches, small enough for a CPU."""
 
+from inspect import signature
+
 import pytest
+from transformers import ContinuousBatchingConfig
 
 from medtune.generation.continuous import ContinuousEngine, refusal
 from medtune.generation.engine import TransformersEngine
 from medtune.generation.settings import SamplingSettings
 
 PROMPTS = [[5, 6, 7], [9], [8] * 20, [4, 77, 9], [9]]
-SMALL = {"num_blocks": 16, "page_size": 32, "max_batch_tokens": 64}
+# Older transformers call a page a block.
+PAGE = "page_size" if "page_size" in signature(ContinuousBatchingConfig).parameters else "block_size"
+SMALL = {"num_blocks": 16, PAGE: 32, "max_batch_tokens": 64}
 
 
 def test_greedy_answers_are_those_of_our_batches(make_tiny_llama):
