@@ -11,7 +11,18 @@ from dataclasses import replace
 import openai
 import pytest
 
-from benchmarks.serve_load import Load, Question, get, hostile_requests, metrics, post, run_load, until_idle
+from benchmarks.serve_load import (
+    Load,
+    Question,
+    Tally,
+    be_hostile,
+    get,
+    hostile_requests,
+    metrics,
+    post,
+    run_load,
+    until_idle,
+)
 from medtune.generation.text import decode
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -382,6 +393,15 @@ def questions_of(responder, count):
         tokens, answer = alone(responder, text, max_new_tokens=4 + number, **more)
         questions.append(Question(body(text, max_tokens=4 + number, **more), answer, len(tokens)))
     return questions
+
+
+def test_each_hostile_request_gets_its_own_status(server):
+    """All of them, since those that many clients send are drawn."""
+    tally = Tally()
+    for hostile in hostile_requests("tiny", "a" * 300, 20_000):
+        asyncio.run(be_hostile(server.url, hostile, tally))
+    assert tally.wrong == []
+    assert set(tally.statuses) == {400, 404, 405, 413, 422}
 
 
 def test_many_clients_good_and_bad_get_each_its_own_answer(server, responder):
