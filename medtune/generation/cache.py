@@ -87,6 +87,7 @@ def roomy_cache(config: PreTrainedConfig) -> DynamicCache | None:
     cache = DynamicCache(config=config)
     if not all(type(layer) is DynamicLayer for layer in cache.layers):
         return None
+    # The constructor is transformers' own, which has no types.
     cache.layers = [RoomyLayer() for _ in cache.layers]  # type: ignore[no-untyped-call]
     return cache
 

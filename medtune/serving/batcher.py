@@ -278,7 +278,7 @@ class Batcher:
             if not all_go_on:
                 decoding.keep(kept)
             self._enter(decoding, jobs)
-        except Exception:
+        except Exception:  # of the model, such as no memory for a larger cache: the server lives on
             self._fail([*self.running, *jobs], events, "joining rows")
             self._forget()
 
